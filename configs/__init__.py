@@ -1,0 +1,1 @@
+"""Model and job settings; one commented file each."""

@@ -1,0 +1,149 @@
+"""The seams: what a source, a store and an encoder must do, and nothing of how.
+
+Implementations need not inherit from these; `nexus_vdb.testing` has the contract tests that a new
+one must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+
+from nexus_vdb.filters import Filter
+from nexus_vdb.types import (
+    Document,
+    Hit,
+    QueryBatch,
+    Records,
+    SearchPlan,
+    StoreInfo,
+)
+
+__all__ = ["BadRow", "Encoder", "Source", "Store", "SupportsOptimize", "TokenCounter"]
+
+
+class BadRow(Protocol):
+    """Called by a source for each row it cannot turn into a document."""
+
+    def __call__(self, *, file: str, row: int, offset: int, reason: str, raw: bytes) -> None:
+        """Record the row; may raise to stop the read.
+
+        Args:
+            file: Path or URL of the file.
+            row: Row number in the file, from 1.
+            offset: Byte offset of the row in the uncompressed file; -1 where the format has none.
+            reason: Why it was refused, in one line.
+            raw: The row as it stands in the file (for columnar formats: as JSON).
+        """
+
+
+class Source(Protocol):
+    """A corpus that is streamed: never a whole file in memory."""
+
+    def read(self, *, batch_size: int, on_bad_row: BadRow) -> Iterator[list[Document]]:
+        """Yield documents in file order, in lists of at most `batch_size`.
+
+        A row that cannot be used goes to `on_bad_row` and the read goes on with the next one.
+
+        Raises:
+            SourceError: a file is missing or unreadable as a whole.
+        """
+
+    def size(self) -> int | None:
+        """Rows in the corpus if that is known without reading it, else None."""
+
+
+class TokenCounter(Protocol):
+    """The part of an encoder that chunking needs."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of one text that the model sees; the rest would be cut off."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens in each text."""
+
+
+class Encoder(TokenCounter, Protocol):
+    """Turns texts into unit vectors and hash logits; the same text gives the same row."""
+
+    @property
+    def name(self) -> str:
+        """Bundle name or path, for people."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides the vectors."""
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Widths at which a renormalised prefix is itself a good vector, narrow to wide."""
+
+    def encode(self, texts: Sequence[str]) -> QueryBatch:
+        """Embed texts, in their order. An empty list gives a batch of length 0."""
+
+
+class Store(Protocol):
+    """Records by id, and search over them.
+
+    A store class also has `open(url, schema=None)`, a classmethod: without a schema it opens what is
+    there and raises `StoreNotFound` otherwise; with one it makes the store if it is missing, and
+    raises `DimensionMismatch` or `FingerprintMismatch` if it is there and differs (a store with an
+    empty fingerprint accepts any, and so does a schema with one).
+    """
+
+    def upsert(self, records: Records) -> None:
+        """Write records, replacing those of the same id; durable when it returns.
+
+        Writing the same records twice leaves one of each. Where an id stands twice in one call, the
+        last row wins. Zero records are fine.
+
+        Raises:
+            DimensionMismatch: the vectors are of another width than the schema's.
+        """
+
+    def search(
+        self, queries: QueryBatch, plan: SearchPlan, where: Filter | None = None
+    ) -> list[list[Hit]]:
+        """At most `plan.k` hits per query, best first; equal scores in order of id.
+
+        The filter applies before the hash scan: k matching records are found where k exist.
+        `plan.candidates` is a number or "exact", never "auto".
+        """
+
+    def get(self, ids: Sequence[str]) -> Records:
+        """The records of these ids, in this order; unknown ids are left out."""
+
+    def fingerprints(self, document_ids: Sequence[str]) -> dict[str, dict[int, str]]:
+        """Content hash by chunk ordinal, for each of the documents that is there at all."""
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
+        """Delete by id or by filter (exactly one of them); returns how many records went."""
+
+    def scan(self, batch_size: int = 1024) -> Iterator[Records]:
+        """Every record once, in batches, in no promised order."""
+
+    def count(self, where: Filter | None = None) -> int:
+        """How many records there are, or match."""
+
+    def info(self) -> StoreInfo:
+        """What is stored, and how."""
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Keep a small JSON value with the store, durably; read it back by `info().meta`."""
+
+    def close(self) -> None:
+        """Release files, locks and connections; a second call does nothing."""
+
+
+@runtime_checkable
+class SupportsOptimize(Protocol):
+    """A store that gains from tidying up after many writes."""
+
+    def optimize(self) -> None:
+        """Merge, reindex or compact; searches give the same hits before and after."""

@@ -1,0 +1,1 @@
+"""The NEXUS-EMB model: network, training, export. Needs the extra `train`."""

@@ -1,0 +1,1 @@
+"""Contract tests for third-party connectors, and a deterministic encoder to run them with."""
