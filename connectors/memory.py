@@ -9,17 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nexus_vdb.checks import check_plan, check_records, check_schema, check_selection
 from nexus_vdb.errors import StoreError, StoreNotFound
 from nexus_vdb.filters import Filter, matches
 from nexus_vdb.hashing import asymmetric_scores
-from nexus_vdb.ranking import TIE, Rows, best_rows, cut_vectors, make_hits, rerank
+from nexus_vdb.ranking import TIE, Rows, best_rows, cut_vectors, in_order, rerank
+from nexus_vdb.records import join_records, no_records, take_records
 from nexus_vdb.types import (
     Floats,
     Hit,
-    Metadata,
     QueryBatch,
     Records,
     SearchPlan,
@@ -36,7 +35,7 @@ class _Table:
     def __init__(self, schema: StoreSchema) -> None:
         self.schema = schema
         self.meta: dict[str, Any] = {}
-        self.replace(_no_records(schema.dim))
+        self.replace(no_records(schema.dim))
 
     def replace(self, records: Records) -> None:
         self.records = records
@@ -92,8 +91,8 @@ class MemoryStore:
             return
         last = {id_: row for row, id_ in enumerate(records.ids)}
         kept = [row for row, id_ in enumerate(table.records.ids) if id_ not in last]
-        new = _copy(_take(records, list(last.values())))
-        table.replace(_join(_take(table.records, kept), new))
+        new = _copy(take_records(records, list(last.values())))
+        table.replace(join_records([take_records(table.records, kept), new]))
 
     def search(
         self, queries: QueryBatch, plan: SearchPlan, where: Filter | None = None
@@ -120,19 +119,20 @@ class MemoryStore:
         def fetch(some: Rows, width: int) -> Floats:
             return cut_vectors(records.vectors[some], width)
 
-        def load(position: int) -> tuple[str, str, Metadata]:
-            row = int(rows[position])
-            metadata = copy.deepcopy(records.metadata[row])
-            return records.document_ids[row], records.texts[row], metadata
-
         rows, scores = rerank(rows, vector, k=plan.k, cuts=cuts, fetch=fetch)
-        return make_hits(scores, k=plan.k, ids=[records.ids[row] for row in rows], load=load)
+        order = in_order(scores, [records.ids[row] for row in rows], plan.k)
+        return [self._hit(int(rows[one]), float(scores[one])) for one in order]
+
+    def _hit(self, row: int, score: float) -> Hit:
+        records = self._table.records
+        metadata = copy.deepcopy(records.metadata[row])
+        return Hit(records.ids[row], records.document_ids[row], score, records.texts[row], metadata)
 
     def get(self, ids: Sequence[str]) -> Records:
         """The records of these ids, in this order; unknown ids are left out."""
         table = self._table
         rows = [table.row_of[id_] for id_ in ids if id_ in table.row_of]
-        return _copy(_take(table.records, rows))
+        return _copy(take_records(table.records, rows))
 
     def fingerprints(self, document_ids: Sequence[str]) -> dict[str, dict[int, str]]:
         """Content hash by chunk ordinal, for each of the documents that is there at all."""
@@ -153,7 +153,7 @@ class MemoryStore:
         else:
             gone = set(self._rows(where))
         kept = [row for row in range(len(table.records)) if row not in gone]
-        table.replace(_take(table.records, kept))
+        table.replace(take_records(table.records, kept))
         return len(gone)
 
     def scan(self, batch_size: int = 1024) -> Iterator[Records]:
@@ -161,7 +161,7 @@ class MemoryStore:
         records = self._table.records
         for start in range(0, len(records), batch_size):
             rows = list(range(start, min(start + batch_size, len(records))))
-            yield _copy(_take(records, rows))
+            yield _copy(take_records(records, rows))
 
     def count(self, where: Filter | None = None) -> int:
         """How many records there are, or match."""
@@ -191,39 +191,6 @@ class MemoryStore:
         return [row for row, one in enumerate(metadata) if where is None or matches(where, one)]
 
 
-def _no_records(dim: int) -> Records:
-    vectors = np.zeros((0, dim), dtype=np.float32)
-    ordinals, codes = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.uint64)
-    return Records([], [], ordinals, [], [], [], vectors, codes)
-
-
-def _take(records: Records, rows: list[int]) -> Records:
-    index: npt.NDArray[np.int64] = np.array(rows, dtype=np.int64)
-    return Records(
-        ids=[records.ids[row] for row in rows],
-        document_ids=[records.document_ids[row] for row in rows],
-        ordinals=records.ordinals[index],
-        texts=[records.texts[row] for row in rows],
-        metadata=[records.metadata[row] for row in rows],
-        content_hashes=[records.content_hashes[row] for row in rows],
-        vectors=records.vectors[index],
-        codes=records.codes[index],
-    )
-
-
 def _copy(records: Records) -> Records:
     # What callers change in their dicts must not change the store, nor the other way round.
     return replace(records, metadata=copy.deepcopy(records.metadata))
-
-
-def _join(first: Records, second: Records) -> Records:
-    return Records(
-        ids=first.ids + second.ids,
-        document_ids=first.document_ids + second.document_ids,
-        ordinals=np.concatenate([first.ordinals, second.ordinals]),
-        texts=first.texts + second.texts,
-        metadata=first.metadata + second.metadata,
-        content_hashes=first.content_hashes + second.content_hashes,
-        vectors=np.concatenate([first.vectors, second.vectors]),
-        codes=np.concatenate([first.codes, second.codes]),
-    )

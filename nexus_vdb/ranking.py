@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from nexus_vdb.types import Floats, Hit, Metadata
+from nexus_vdb.types import Floats
 
-__all__ = ["TIE", "Fetch", "Rows", "best_rows", "cosines", "cut_vectors", "make_hits", "rerank"]
+__all__ = ["TIE", "Fetch", "Rows", "best_rows", "cosines", "cut_vectors", "in_order", "rerank"]
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 """Row numbers of a store."""
@@ -25,7 +25,7 @@ _SHORTLIST_PER_HIT = 4
 _SHORTLIST_LEAST = 64
 
 
-def cut_vectors(vectors: Floats, width: int) -> Floats:
+def cut_vectors(vectors: npt.NDArray[np.floating[Any]], width: int) -> Floats:
     """The first `width` coordinates, renormalised to unit rows, float32 `[n, width]`.
 
     Matryoshka representations: Kusupati et al. 2022, arXiv:2205.13147. Zero rows stay zero.
@@ -79,25 +79,6 @@ def rerank(
     return rows[best], scores[best]
 
 
-def make_hits(
-    scores: Floats,
-    *,
-    k: int,
-    ids: Sequence[str],
-    load: Callable[[int], tuple[str, str, Metadata]],
-) -> list[Hit]:
-    """The k best hits, by falling score, then by id.
-
-    Args:
-        scores: float32 `[n]`.
-        k: Hits wanted.
-        ids: One for each score.
-        load: Document id, text and metadata of a position; asked for the k best only.
-    """
-    order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))[:k]
-    hits = []
-    for position in order:
-        document_id, text, metadata = load(position)
-        score = float(scores[position])
-        hits.append(Hit(ids[position], document_id, score, text, metadata))
-    return hits
+def in_order(scores: Floats, ids: Sequence[str], k: int) -> list[int]:
+    """Positions of the k best, by falling score, then by id."""
+    return sorted(range(len(ids)), key=lambda one: (-scores[one], ids[one]))[:k]

@@ -11,6 +11,7 @@ import numpy as np
 from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.filters import parse_filter
 from nexus_vdb.interfaces import Store
+from nexus_vdb.records import join_records, no_records, take_records
 from nexus_vdb.types import Hit, QueryBatch, Records, SearchPlan
 
 __all__ = ["TOLERANCE", "Pair", "assert_same_hits", "assert_same_records", "scan_all", "select"]
@@ -53,18 +54,7 @@ class Pair:
 def select(records: Records, ids: Sequence[str]) -> Records:
     """The records of these ids, in this order."""
     row_of = {id_: row for row, id_ in enumerate(records.ids)}
-    rows = [row_of[id_] for id_ in ids]
-    index = np.array(rows, dtype=np.int64)
-    return Records(
-        ids=[records.ids[row] for row in rows],
-        document_ids=[records.document_ids[row] for row in rows],
-        ordinals=records.ordinals[index],
-        texts=[records.texts[row] for row in rows],
-        metadata=[records.metadata[row] for row in rows],
-        content_hashes=[records.content_hashes[row] for row in rows],
-        vectors=records.vectors[index],
-        codes=records.codes[index],
-    )
+    return take_records(records, [row_of[id_] for id_ in ids])
 
 
 def assert_same_records(found: Records, expected: Records) -> None:
@@ -111,15 +101,4 @@ def scan_all(store: Store) -> Records:
     """The whole store in one piece; checks the size of the batches."""
     batches = list(store.scan(64))
     assert all(0 < len(batch) <= 64 for batch in batches)
-    return Records(
-        ids=[one for batch in batches for one in batch.ids],
-        document_ids=[one for batch in batches for one in batch.document_ids],
-        ordinals=np.concatenate([np.zeros(0, np.int32), *(batch.ordinals for batch in batches)]),
-        texts=[one for batch in batches for one in batch.texts],
-        metadata=[one for batch in batches for one in batch.metadata],
-        content_hashes=[one for batch in batches for one in batch.content_hashes],
-        vectors=np.concatenate(
-            [batch.vectors for batch in batches] or [np.zeros((0, 1), np.float32)]
-        ),
-        codes=np.concatenate([np.zeros(0, np.uint64), *(batch.codes for batch in batches)]),
-    )
+    return join_records([no_records(store.info().schema.dim), *batches])
