@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nexus_vdb.connectors._faiss_scan import HashScan, table_scores
+from nexus_vdb.connectors.faiss import FaissStore
+from nexus_vdb.connectors.memory import MemoryStore
+from nexus_vdb.errors import (
+    ConfigError,
+    StoreCorrupt,
+    StoreError,
+    StoreLocked,
+    StoreNotFound,
+)
+from nexus_vdb.filters import parse_filter
+from nexus_vdb.hashing import asymmetric_scores
+from nexus_vdb.testing.compare import Pair, select
+from nexus_vdb.testing.store import (
+    StoreContract,
+    sample_id,
+    sample_queries,
+    sample_records,
+)
+from nexus_vdb.types import Records, SearchPlan, StoreSchema
+
+SCHEMA = StoreSchema(dim=96, cuts=(32, 96))
+
+
+class TestFaissStore(StoreContract):
+    @pytest.fixture
+    def store_url(self, tmp_path: Path) -> str:
+        return f"faiss://{tmp_path / 'store'}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "index"
+
+
+def make(folder: Path, n: int = 60) -> FaissStore:
+    store = FaissStore.open(f"faiss://{folder}", SCHEMA)
+    store.upsert(sample_records(n, dim=96))
+    return store
+
+
+def ids_of(store: FaissStore) -> list[str]:
+    return sorted(id_ for batch in store.scan() for id_ in batch.ids)
+
+
+# The hash scan
+
+
+def test_the_fast_scan_ranks_as_the_asymmetric_score_does() -> None:
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 2**64, size=20_000, dtype=np.uint64)
+    logits = random.standard_normal((8, 64)).astype(np.float32)
+    expected = asymmetric_scores(logits, codes)
+    live = np.sort(random.choice(20_000, size=15_000, replace=False))
+    for rows in (None, live):
+        allowed = np.arange(20_000) if rows is None else rows
+        for row, (found, scores) in enumerate(HashScan(codes, rows).best(logits, 500)):
+            best = allowed[np.argsort(-expected[row][allowed])[:500]]
+            assert len(np.intersect1d(found, best)) >= 495
+            np.testing.assert_allclose(scores, expected[row][found], atol=1e-4)
+
+
+def test_table_scores_are_the_asymmetric_scores() -> None:
+    random = np.random.default_rng(1)
+    codes = random.integers(0, 2**64, size=100, dtype=np.uint64)
+    logits = random.standard_normal((1, 64)).astype(np.float32)
+    expected = asymmetric_scores(logits, codes)[0]
+    np.testing.assert_allclose(table_scores(logits[0], codes), expected, atol=1e-5)
+
+
+def test_a_segment_large_enough_for_faiss_finds_what_memory_finds(folder: Path) -> None:
+    records, queries = sample_records(6000, dim=96), sample_queries(10, dim=96)
+    pair = Pair(FaissStore.open(f"faiss://{folder}", SCHEMA), MemoryStore.open("memory://", SCHEMA))
+    pair.upsert(records)
+    gone = records.ids[::5]
+    assert pair.store.delete(ids=gone) == pair.reference.delete(ids=gone) == 1200
+    plan = SearchPlan(k=10, candidates=300, cuts=(32, 96))
+    shares = []
+    for hits, expected in zip(
+        pair.store.search(queries, plan), pair.reference.search(queries, plan), strict=True
+    ):
+        assert not {hit.id for hit in hits} & set(gone)
+        shares.append(len({hit.id for hit in hits} & {hit.id for hit in expected}) / 10)
+    assert np.mean(shares) >= 0.95
+    pair.check_search(queries, SearchPlan(k=10, candidates="exact", cuts=(96,)))
+
+
+# Filters: whatever is asked, the same rows as the reference
+
+_scalars = st.one_of(
+    st.sampled_from([0, 1, 2, 1.0, 0.5, -3, 2**53, 2**53 + 1, -(2**60), 10**400]),
+    st.sampled_from([True, False]),
+    st.sampled_from(["", "a", "b", "1", "true", "2020-01-01", "2020-01-01T01:00:00+01:00"]),
+)
+_odd = st.one_of(_scalars, st.none(), st.just(float("inf")), st.just({"x": 1}), st.just([1]))
+_values = st.one_of(_odd, st.lists(_odd, max_size=3), st.dictionaries(st.just("x"), _odd))
+_metadata = st.dictionaries(st.sampled_from(["p", "q"]), _values)
+_bounds = st.one_of(
+    st.dictionaries(
+        st.sampled_from(["$gt", "$gte", "$lt", "$lte"]),
+        st.sampled_from([0, 1, 0.5, 2**53, 2**53 + 1, -(2**60)]),
+        min_size=1,
+    ),
+    st.dictionaries(
+        st.sampled_from(["$gt", "$gte", "$lt", "$lte"]),
+        st.sampled_from(["2020-01-01", "2019-12-31T23:00:00-01:00", "2021-05-05"]),
+        min_size=1,
+    ),
+)
+_conditions = st.one_of(
+    _scalars,
+    _bounds,
+    st.builds(lambda value: {"$ne": value}, _scalars),
+    st.builds(lambda values: {"$in": values}, st.lists(_scalars, max_size=3)),
+    st.builds(lambda values: {"$nin": values}, st.lists(_scalars, max_size=3)),
+    st.builds(lambda value: {"$exists": value}, st.booleans()),
+)
+_leaves = st.dictionaries(st.sampled_from(["p", "q", "p.x", "r"]), _conditions, min_size=1)
+_filters = st.recursive(
+    _leaves,
+    lambda inner: st.one_of(
+        st.builds(lambda parts: {"$and": parts}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(lambda parts: {"$or": parts}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(lambda part: {"$not": part}, inner),
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(metadata=st.lists(_metadata, min_size=1, max_size=12), wheres=st.lists(_filters, min_size=5))
+def test_random_filters_match_the_same_rows(
+    tmp_path_factory: pytest.TempPathFactory,
+    metadata: list[dict[str, Any]],
+    wheres: list[dict[str, Any]],
+) -> None:
+    folder = tmp_path_factory.mktemp("filters")
+    schema = StoreSchema(dim=4, cuts=(4,))
+    pair = Pair(FaissStore.open(f"faiss://{folder}", schema), MemoryStore.open("memory://", schema))
+    records = replace(sample_records(len(metadata), dim=4), metadata=metadata)
+    half = len(metadata) // 2
+    pair.upsert(select(records, records.ids[:half]))
+    pair.upsert(select(records, records.ids[half:]))
+    plan = SearchPlan(k=20, candidates="exact", cuts=(4,))
+    for where in wheres:
+        condition = parse_filter(where)
+        assert pair.store.count(condition) == pair.reference.count(condition)
+        found, expected = (
+            {hit.id for hit in one.search(sample_queries(1, dim=4), plan, condition)[0]}
+            for one in (pair.store, pair.reference)
+        )
+        assert found == expected
+    pair.store.close()
+    shutil.rmtree(folder)
+
+
+# Segments
+
+
+def test_small_writes_are_merged(folder: Path) -> None:
+    store = FaissStore.open(f"faiss://{folder}", SCHEMA)
+    for seed in range(30):
+        store.upsert(sample_records(10, seed=seed, dim=96))
+    assert store.count() == 300
+    assert store.info().details["segments"] < 8
+    assert len(list((folder / "segments").iterdir())) == store.info().details["segments"]
+    expected = sorted(sample_id(row, seed) for seed in range(30) for row in range(10))
+    assert ids_of(store) == expected
+    store.optimize()
+    assert store.info().details["segments"] == 1
+    assert ids_of(store) == expected
+
+
+def test_space_of_deleted_rows_is_reclaimed(folder: Path) -> None:
+    store = make(folder)
+    store.delete(ids=[sample_id(row) for row in range(10)])
+    assert store.info().details["dead_rows"] == 10
+    store.delete(ids=[sample_id(row) for row in range(10, 20)])
+    assert store.info().details["dead_rows"] == 0
+    assert ids_of(store) == sorted(sample_id(row) for row in range(20, 60))
+    store.delete(where=parse_filter({"index": {"$gte": 0}}))
+    assert store.info().details["segments"] == store.count() == 0
+    store.optimize()
+    store.close()
+    assert FaissStore.open(f"faiss://{folder}").count() == 0
+
+
+def test_copying_between_stores_loses_nothing(folder: Path, tmp_path: Path) -> None:
+    first = make(folder)
+    second = FaissStore.open(f"faiss://{tmp_path / 'copy'}", SCHEMA)
+    for batch in first.scan(7):
+        second.upsert(batch)
+    ids = ids_of(first)
+    np.testing.assert_array_equal(first.get(ids).vectors, second.get(ids).vectors)
+
+
+# Readers, writers, and what a killed write leaves
+
+
+def test_a_reader_keeps_its_state_while_another_writes(folder: Path) -> None:
+    writer = make(folder)
+    reader = FaissStore.open(f"faiss://{folder}")
+    begun = reader.scan(7)
+    first = next(begun)
+    for seed in range(1, 12):
+        writer.upsert(sample_records(10, seed=seed, dim=96))
+    writer.delete(ids=[sample_id(row) for row in range(60)])
+    writer.optimize()
+    assert ids_of(reader) == sorted(sample_id(row) for row in range(60))
+    seen = [*first.ids, *(id_ for batch in begun for id_ in batch.ids)]
+    assert sorted(seen) == sorted(sample_id(row) for row in range(60))
+    assert reader.search(sample_queries(1, dim=96), SearchPlan(candidates=20, cuts=(96,)))[0]
+    assert FaissStore.open(f"faiss://{folder}").count() == 110
+
+
+def test_a_second_writer_is_refused_until_the_first_closes(folder: Path) -> None:
+    first = make(folder)
+    second = FaissStore.open(f"faiss://{folder}")
+    with pytest.raises(StoreLocked, match="process"):
+        second.upsert(sample_records(1, seed=2, dim=96))
+    first.upsert(sample_records(5, seed=1, dim=96))
+    first.close()
+    second.upsert(sample_records(1, seed=2, dim=96))
+    assert second.count() == 66
+
+
+def test_a_forgotten_store_does_not_stay_locked(folder: Path) -> None:
+    make(folder)
+    FaissStore.open(f"faiss://{folder}").upsert(sample_records(1, seed=2, dim=96))
+
+
+def test_leftovers_of_a_killed_write_are_ignored_and_cleaned(folder: Path) -> None:
+    make(folder).close()
+    segment = next((folder / "segments").iterdir())
+    shutil.copytree(segment, folder / "segments" / "00000099")
+    (folder / "segments" / "00000098").mkdir()
+    (segment / "dead-00000099.u32").write_bytes(b"\0\0\0\0")
+    (folder / "manifest.json.tmp").write_text("{")
+    (folder / "meta-00000099.json").write_text("{}")
+    store = FaissStore.open(f"faiss://{folder}")
+    assert ids_of(store) == sorted(sample_id(row) for row in range(60))
+    store.set_meta("a", 1)
+    assert [path.name for path in (folder / "segments").iterdir()] == [segment.name]
+    assert not list(segment.glob("dead-*"))
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"segments", "lock", "manifest.json", "meta-00000003.json"}
+
+
+def test_a_write_that_fails_midway_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(folder)
+
+    def full(path: Path, manifest: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nexus_vdb.connectors.faiss.write_manifest", full)
+        with pytest.raises(StoreError, match="No space left"):
+            store.upsert(sample_records(10, seed=1, dim=96))
+    assert store.count() == FaissStore.open(f"faiss://{folder}").count() == 60
+    store.upsert(sample_records(10, seed=1, dim=96))
+    assert store.count() == FaissStore.open(f"faiss://{folder}").count() == 70
+
+
+# What cannot be opened
+
+
+@pytest.mark.parametrize(
+    "name", ["vectors.f16", "prefix.f16", "codes.u64", "lookup.bin", "rows.arrow"]
+)
+def test_a_missing_or_cut_file_is_named(folder: Path, name: str) -> None:
+    make(folder).close()
+    path = next((folder / "segments").iterdir()) / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(StoreCorrupt, match=name):
+        FaissStore.open(f"faiss://{folder}")
+    path.unlink()
+    with pytest.raises(StoreCorrupt, match=f"{name} is missing"):
+        FaissStore.open(f"faiss://{folder}")
+
+
+def test_damaged_and_future_manifests(folder: Path) -> None:
+    make(folder).close()
+    path = folder / "manifest.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | {"format": 99}))
+    with pytest.raises(StoreError, match="format 99"):
+        FaissStore.open(f"faiss://{folder}")
+    path.write_text(json.dumps(value | {"segments": [{"name": "x"}]}))
+    with pytest.raises(StoreCorrupt, match=r"manifest\.json"):
+        FaissStore.open(f"faiss://{folder}")
+    for text in ("{", "[]", "null", ""):
+        path.write_text(text)
+        with pytest.raises(StoreCorrupt, match=r"manifest\.json"):
+            FaissStore.open(f"faiss://{folder}")
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StoreNotFound):
+        FaissStore.open(f"faiss://{tmp_path}")
+    with pytest.raises(StoreError, match="no store"):
+        FaissStore.open(f"faiss://{tmp_path}", SCHEMA)
+    with pytest.raises(StoreError, match="is a file"):
+        FaissStore.open(f"faiss://{tmp_path / 'notes.txt'}", SCHEMA)
+    with pytest.raises(ConfigError, match="names no folder"):
+        FaissStore.open("faiss://", SCHEMA)
+
+
+def test_urls_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    FaissStore.open("faiss://./a", SCHEMA).close()
+    assert FaissStore.open("faiss://a").count() == 0
+    assert FaissStore.open(f"faiss://{tmp_path}/a").info().schema == SCHEMA
+
+
+def test_values_that_cannot_be_written_are_refused(folder: Path) -> None:
+    store = make(folder)
+    records: Records = sample_records(1, seed=4, dim=96)
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.upsert(replace(records, texts=["\ud800"]))
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.upsert(replace(records, metadata=[{"a": {1, 2}}]))
+    assert store.count() == 60
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.count()
