@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from nexus_vdb.errors import (
 )
 from nexus_vdb.filters import parse_filter
 from nexus_vdb.hashing import asymmetric_scores
-from nexus_vdb.testing.compare import Pair, select
+from nexus_vdb.testing.compare import Pair, assert_same_records, select
 from nexus_vdb.testing.store import (
     StoreContract,
     sample_id,
@@ -257,6 +259,42 @@ def test_leftovers_of_a_killed_write_are_ignored_and_cleaned(folder: Path) -> No
     assert not list(segment.glob("dead-*"))
     names = {path.name for path in folder.iterdir()}
     assert names == {"segments", "lock", "manifest.json", "meta-00000003.json"}
+
+
+_WRITE_UNTIL_KILLED = """
+import sys
+from nexus_vdb.connectors.faiss import FaissStore
+from nexus_vdb.testing.store import sample_id, sample_records
+from nexus_vdb.types import StoreSchema
+
+store = FaissStore.open(sys.argv[1], StoreSchema(dim=96, cuts=(32, 96)))
+for seed in range(10_000):
+    store.upsert(sample_records(10, seed=seed, dim=96))
+    store.delete(ids=[sample_id(row, seed) for row in range(5)])
+    print(seed, flush=True)
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 17, 40])
+def test_a_killed_writer_loses_nothing_that_it_had_finished(folder: Path, lines: int) -> None:
+    command = [sys.executable, "-c", _WRITE_UNTIL_KILLED, f"faiss://{folder}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        for _ in range(lines):
+            done = int(writer.stdout.readline())
+        writer.kill()
+    store = FaissStore.open(f"faiss://{folder}")
+    whole, rest = divmod(store.count(), 5)
+    assert rest == 0
+    assert whole > done
+    for seed in range(done + 1):
+        expected = select(
+            sample_records(10, seed, 96), [sample_id(row, seed) for row in range(5, 10)]
+        )
+        assert_same_records(store.get([sample_id(row, seed) for row in range(10)]), expected)
+    store.upsert(sample_records(3, seed=10_001, dim=96))
+    assert store.count() == len(ids_of(store)) == 5 * whole + 3
+    assert len(list((folder / "segments").iterdir())) == store.info().details["segments"]
 
 
 def test_a_write_that_fails_midway_changes_nothing(
