@@ -271,11 +271,11 @@ def _mapped(path: Path, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     expected = int(np.dtype(kind).itemsize * np.prod(shape))
     try:
         size = path.stat().st_size
+        if size != expected:
+            raise corrupt(path, f"has {size} bytes instead of {expected}")
+        return np.asarray(np.memmap(path, dtype=kind, mode="r", shape=shape))
     except FileNotFoundError as error:
         raise corrupt(path, "is missing") from error
-    if size != expected:
-        raise corrupt(path, f"has {size} bytes instead of {expected}")
-    return np.asarray(np.memmap(path, dtype=kind, mode="r", shape=shape))
 
 
 def _open_table(path: Path, rows: int) -> list[Any]:

@@ -10,6 +10,7 @@ its first write, until it is closed.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from nexus_vdb.checks import check_plan, check_records, check_schema, check_selection
+from nexus_vdb.checks import check_meta, check_plan, check_records, check_schema, check_selection
 from nexus_vdb.connectors._faiss_files import (
     Manifest,
     SegmentEntry,
@@ -171,7 +172,7 @@ class FaissStore:
             url=self._url,
             schema=state.manifest.schema,
             count=state.count,
-            meta=dict(state.meta),
+            meta=copy.deepcopy(state.meta),
             details=details,
         )
 
@@ -214,8 +215,9 @@ class FaissStore:
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a small JSON value with the store, durably."""
+        value = check_meta(key, value)
         with self._writing() as state:
-            meta = json.loads(json.dumps({**state.meta, key: value}))
+            meta = {**state.meta, key: value}
             name = f"meta-{state.manifest.generation + 1:08d}.json"
             write_durably(self._folder / name, json.dumps(meta).encode())
             self._commit(state, state.views, meta=(name, meta))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from nexus_vdb.checks import check_plan, check_records, check_schema, check_selection
+from nexus_vdb.checks import check_meta, check_plan, check_records, check_schema, check_selection
 from nexus_vdb.errors import StoreError, StoreNotFound
 from nexus_vdb.filters import Filter, matches
 from nexus_vdb.hashing import asymmetric_scores
@@ -180,7 +179,7 @@ class MemoryStore:
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a small JSON value with the store."""
-        self._table.meta[key] = json.loads(json.dumps(value))
+        self._table.meta[key] = check_meta(key, value)
 
     def close(self) -> None:
         """Let go of the rows; a named store stays for the next `open`."""

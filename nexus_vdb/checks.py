@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
-from nexus_vdb.errors import ConfigError, DimensionMismatch, FingerprintMismatch
-from nexus_vdb.types import QueryBatch, Records, SearchPlan, StoreSchema
+import numpy as np
 
-__all__ = ["check_plan", "check_records", "check_schema", "check_selection"]
+from nexus_vdb.errors import ConfigError, DimensionMismatch, FingerprintMismatch, StoreError
+from nexus_vdb.types import Floats, QueryBatch, Records, SearchPlan, StoreSchema
+
+__all__ = ["check_meta", "check_plan", "check_records", "check_schema", "check_selection"]
 
 
 def check_schema(url: str, *, stored: StoreSchema | None, asked: StoreSchema) -> None:
@@ -45,16 +49,18 @@ def check_schema(url: str, *, stored: StoreSchema | None, asked: StoreSchema) ->
 
 
 def check_records(records: Records, dim: int) -> None:
-    """Refuse vectors of another width than `dim`.
+    """Refuse vectors of another width than `dim`, and such as have no direction.
 
     Raises:
-        DimensionMismatch: they are.
+        DimensionMismatch: they are of another width.
+        StoreError: one holds NaN or infinity.
     """
     if len(records) and records.vectors.shape[1:] != (dim,):
         raise DimensionMismatch(
             f"the store holds vectors of {dim} dimensions, not {records.vectors.shape[1]}",
             hint="use the model that filled the store, or another store",
         )
+    _check_finite(records.vectors)
 
 
 def check_plan(queries: QueryBatch, plan: SearchPlan, dim: int) -> None:
@@ -63,6 +69,7 @@ def check_plan(queries: QueryBatch, plan: SearchPlan, dim: int) -> None:
     Raises:
         DimensionMismatch: the queries are of another width.
         ConfigError: `k`, `candidates` or `cuts` cannot be used.
+        StoreError: a query holds NaN or infinity.
     """
     if len(queries) and queries.vectors.shape[1:] != (dim,):
         raise DimensionMismatch(
@@ -70,6 +77,7 @@ def check_plan(queries: QueryBatch, plan: SearchPlan, dim: int) -> None:
             f"{queries.vectors.shape[1]}",
             hint="use the model that filled the store",
         )
+    _check_finite(queries.vectors)
     if plan.k < 1:
         raise ConfigError(f"k={plan.k}: at least one hit must be asked for")
     if plan.candidates == "auto" or (plan.candidates != "exact" and plan.candidates < 1):
@@ -89,3 +97,25 @@ def check_selection(ids: Sequence[str] | None, where: object | None) -> None:
     """
     if (ids is None) == (where is None):
         raise ConfigError("delete takes either ids or a filter")
+
+
+def check_meta(key: str, value: Any) -> Any:
+    """The value as JSON gives it back: a copy, with tuples as lists.
+
+    Raises:
+        ConfigError: JSON has no form for it.
+    """
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"meta {key!r} is not a JSON value: {error}") from error
+
+
+def _check_finite(vectors: Floats) -> None:
+    # A single NaN would make every comparison of scores false.
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise StoreError(
+            f"vector {row} of the batch holds NaN or infinity",
+            hint="see what the model makes of that text",
+        )

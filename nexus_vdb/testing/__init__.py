@@ -1,11 +1,13 @@
-"""For the tests of this project and of third-party connectors; needs pytest.
+"""For the tests of this project and of third-party connectors; the stores' contract needs pytest.
 
-from nexus_vdb.testing.store import StoreContract
+    from nexus_vdb.testing.store import StoreContract
 
-class TestMyStore(StoreContract):
-    @pytest.fixture
-    def store_url(self, tmp_path: Path) -> str:
-        return f"mine://{tmp_path / 'store'}"
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        def store_url(self, tmp_path: Path) -> str:
+            return f"mine://{tmp_path / 'store'}"
+
+`FakeEncoder` stands for a model; `nexus_vdb.testing.samples` has records, queries and filters.
 """
 
 from __future__ import annotations

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from nexus_vdb.connectors.memory import MemoryStore
-from nexus_vdb.errors import DimensionMismatch, FingerprintMismatch, StoreNotFound
+from nexus_vdb.errors import (
+    ConfigError,
+    DimensionMismatch,
+    FingerprintMismatch,
+    StoreError,
+    StoreNotFound,
+)
 from nexus_vdb.filters import parse_filter
 from nexus_vdb.interfaces import SupportsOptimize
 from nexus_vdb.registry import open_store
@@ -304,6 +310,27 @@ class StoreContract:
         pair.store.close()
         with pytest.raises(DimensionMismatch):
             open_store(store_url, StoreSchema(dim=96, cuts=(96,), fingerprint="a" * 64))
+
+    def test_vectors_without_direction(self, pair: Pair) -> None:
+        records, queries = sample_records(2, seed=8), sample_queries(1)
+        records.vectors[1, 3] = np.nan
+        queries.vectors[0, 0] = np.inf
+        with pytest.raises(StoreError, match="vector 1 "):
+            pair.store.upsert(records)
+        with pytest.raises(StoreError, match="vector 0 "):
+            pair.store.search(queries, SearchPlan(candidates="exact"))
+        pair.check_rows()
+
+    def test_meta_must_be_json(self, pair: Pair) -> None:
+        with pytest.raises(ConfigError, match="JSON"):
+            pair.store.set_meta("a", {1, 2})
+
+    def test_deleting_takes_ids_or_a_filter(self, pair: Pair) -> None:
+        with pytest.raises(ConfigError):
+            pair.store.delete()
+        with pytest.raises(ConfigError):
+            pair.store.delete(ids=[], where=parse_filter({"lang": "en"}))
+        assert pair.store.count() == 240
 
     def test_another_model(self, pair: Pair, store_url: str) -> None:
         self.reopen(pair, store_url).store.close()
