@@ -1,0 +1,198 @@
+"""How a search is planned: which cuts, and how many candidates the hash has to let through.
+
+A store says by its meta value "hash" whether its codes can be used: "model" (bits of the encoder),
+"itq" (a rotation fitted on its own vectors, kept as "itq"); absent, every search is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nexus_vdb.errors import ConfigError
+from nexus_vdb.hashing import BITS, ItqHash, asymmetric_scores, pack
+from nexus_vdb.interfaces import Store
+from nexus_vdb.ranking import cut_vectors
+from nexus_vdb.records import join_records, take_records
+from nexus_vdb.types import Floats, QueryBatch, Records, SearchPlan, StoreInfo
+
+__all__ = [
+    "EXACT_BELOW",
+    "Candidates",
+    "calibrate",
+    "choose_candidates",
+    "has_hash",
+    "make_plan",
+    "needs_calibration",
+    "opening_words",
+    "stored_hash",
+    "vector_queries",
+]
+
+Depths = npt.NDArray[np.int64]
+
+Candidates = int | Literal["auto", "exact"]
+
+EXACT_BELOW = 20_000
+"""Records up to which comparing all of them costs no more than the way around it."""
+
+_EXACT_SHARE = 4  # more than a quarter of the records as candidates: compare all of them
+_GROWTH = 1.2
+_SAMPLE, _QUERIES, _QUERY_WORDS, _TOP = 20_000, 256, 16, 10
+_LEVELS = (0.9, 0.95, 0.98, 0.99)
+_DEFAULT_SHARE, _DEFAULT_LEAST = 0.03, 200
+
+
+def has_hash(info: StoreInfo) -> bool:
+    """Whether the store's codes can be used."""
+    return "hash" in info.meta
+
+
+def stored_hash(info: StoreInfo) -> ItqHash | None:
+    """The rotation fitted on the store's own vectors, where its codes come from one."""
+    return ItqHash.from_json(info.meta["itq"]) if info.meta.get("hash") == "itq" else None
+
+
+def vector_queries(vectors: Floats, info: StoreInfo) -> QueryBatch:
+    """Queries for a store of ready-made vectors float32 `[q, d]`, which need not be unit rows."""
+    unit = cut_vectors(np.asarray(vectors, dtype=np.float32), vectors.shape[1])
+    itq = stored_hash(info)
+    logits = np.zeros((len(unit), BITS), np.float32) if itq is None else itq.logits(unit)
+    return QueryBatch(unit, logits, pack(logits))
+
+
+def make_plan(
+    info: StoreInfo,
+    *,
+    k: int = 10,
+    candidates: Candidates = "auto",
+    dim: int | None = None,
+    valid_dims: Sequence[int] = (),
+    target_recall: float = 0.98,
+    matching: int | None = None,
+) -> SearchPlan:
+    """A plan that the store can carry out, with "auto" resolved.
+
+    Args:
+        info: The store's.
+        k: Hits to return.
+        candidates: How many records the hash lets through; see `choose_candidates` for "auto".
+        dim: Width at which scores are cosines; the store's full width by default.
+        valid_dims: Widths that `dim` may have: the model's cuts; by default those of the store.
+        target_recall: What "auto" aims at.
+        matching: Records that satisfy the filter, if there is one.
+
+    Raises:
+        ConfigError: `k`, `candidates`, `dim` or `target_recall` cannot be used.
+    """
+    _check(k, candidates, target_recall)
+    schema = info.schema
+    dims = sorted(set(valid_dims or schema.cuts) | {schema.dim})
+    dim = dim or schema.dim
+    if dim not in dims:
+        raise ConfigError(f"Invalid dim={dim}; valid: {', '.join(map(str, dims))}")
+    if not has_hash(info):
+        candidates = "exact"
+    elif candidates == "auto":
+        candidates = choose_candidates(info, k=k, target_recall=target_recall, matching=matching)
+    elif candidates != "exact":
+        candidates = max(candidates, k)
+    cuts = (*(cut for cut in schema.cuts if cut < dim), dim)
+    return SearchPlan(k=k, candidates=candidates, cuts=cuts, target_recall=target_recall)
+
+
+def _check(k: int, candidates: object, target_recall: float) -> None:
+    if k < 1:
+        raise ConfigError(f"Invalid k={k}; valid: 1 or more")
+    number = isinstance(candidates, int) and not isinstance(candidates, bool) and candidates > 0
+    if not number and candidates not in ("auto", "exact"):
+        raise ConfigError(f"Invalid candidates={candidates}; valid: a number, auto, exact")
+    if not 0 < target_recall <= 1:
+        raise ConfigError(f"Invalid target_recall={target_recall}; valid: above 0, at most 1")
+
+
+def choose_candidates(
+    info: StoreInfo, *, k: int, target_recall: float = 0.98, matching: int | None = None
+) -> int | Literal["exact"]:
+    """Candidates that reach the target, from the store's calibration; 3 % where it has none.
+
+    They grow in proportion to the records searched, and are never fewer than 10 for each hit.
+    "exact" where that is cheaper: few records, or a large share of them needed.
+    """
+    count = info.count if matching is None else min(matching, info.count)
+    share = _share(info.meta.get("calibration"), target_recall)
+    needed = max(math.ceil(share * count), 10 * k, _DEFAULT_LEAST)
+    if count <= EXACT_BELOW or needed * _EXACT_SHARE > count:
+        return "exact"
+    return needed
+
+
+def _share(calibration: dict[str, Any] | None, target_recall: float) -> float:
+    if calibration is None:
+        return _DEFAULT_SHARE
+    levels = {float(level): c for level, c in calibration["table"].items()}
+    reached = [c for level, c in sorted(levels.items()) if level >= target_recall]
+    return float(reached[0] / calibration["sample"]) if reached else 1.0
+
+
+def needs_calibration(info: StoreInfo) -> bool:
+    """Whether the store is large enough and has grown by a fifth since it was last measured."""
+    known = info.meta.get("calibration", {"n": 0})
+    return has_hash(info) and info.count > max(EXACT_BELOW, _GROWTH * known["n"])
+
+
+def calibrate(
+    store: Store, queries_of: Callable[[Records], QueryBatch], *, seed: int = 0
+) -> dict[str, Any]:
+    """Measure how deep the hash order has to be read, and keep it as the meta value "calibration".
+
+    Queries are made of the store's own records; a record is left out of its own answer.
+
+    Args:
+        store: Has a hash and more than ten records.
+        queries_of: Turns sampled records into queries, as searching would; see `opening_words`.
+        seed: Of the sample.
+
+    Returns:
+        `n` records at the time, `sample` records compared with, and `table`: the candidates that
+        hold that share of the exact top 10, by share.
+    """
+    corpus = _first_records(store)
+    own = np.random.default_rng(seed).permutation(len(corpus))[:_QUERIES]
+    queries = queries_of(take_records(corpus, own.tolist()))
+    depths = _depths(queries, corpus, own)
+    reached = np.quantile(depths, _LEVELS, method="higher")
+    table = {str(level): int(depth) for level, depth in zip(_LEVELS, reached, strict=True)}
+    found = {"n": store.count(), "sample": len(corpus), "table": table}
+    store.set_meta("calibration", found)
+    return found
+
+
+def opening_words(texts: Sequence[str]) -> list[str]:
+    """The first words of each text: about as long as what people ask."""
+    return [" ".join(text.split()[:_QUERY_WORDS]) for text in texts]
+
+
+def _first_records(store: Store) -> Records:
+    parts, count = [], 0
+    for records in store.scan():
+        parts.append(records)
+        count += len(records)
+        if count >= _SAMPLE:
+            break
+    return join_records(parts)
+
+
+def _depths(queries: QueryBatch, corpus: Records, own: npt.NDArray[np.int64]) -> Depths:
+    """Place in the hash order of each record of the exact top, `[q, 10]`, from 1."""
+    rows = np.arange(len(queries))
+    cosines = queries.vectors @ corpus.vectors.T
+    hashed = asymmetric_scores(queries.hash_logits, corpus.codes)
+    cosines[rows, own] = hashed[rows, own] = -np.inf
+    top = np.argpartition(-cosines, _TOP, axis=1)[:, :_TOP]
+    found = np.take_along_axis(hashed, top, axis=1)
+    return np.stack([(hashed[row, :, None] >= found[row]).sum(axis=0) for row in rows])
