@@ -1,0 +1,108 @@
+"""JSON Lines: one object a line, UTF-8, as it is or compressed by gzip or zstd."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pyarrow.fs import LocalFileSystem
+
+from nexus_vdb.corpus import FieldMap, Row, RowSource
+from nexus_vdb.errors import SourceError
+from nexus_vdb.filesystems import display_name
+
+__all__ = ["JsonlSource"]
+
+_BOM = b"\xef\xbb\xbf"
+_BUFFER = 1 << 20
+_LINE_LIMIT = 256 << 20  # a longer line is refused, for it would have to fit in memory
+_KEPT = 4096  # bytes of a refused longer line that are handed on
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class JsonlSource(RowSource):
+    """Files of one JSON object a line; blank lines are passed over, but counted as rows.
+
+    Args:
+        paths: Files, read in this order.
+        fields: Which field means what.
+        filesystem: A `pyarrow.fs.FileSystem`; the local one by default.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], fields: FieldMap | None = None, filesystem: Any = None
+    ) -> None:
+        self.fields = fields or FieldMap()
+        self._paths = [str(path) for path in paths]
+        self._filesystem = filesystem or LocalFileSystem()
+
+    def size(self) -> int | None:
+        """None: the lines would have to be counted."""
+        return None
+
+    def rows(self) -> Iterator[Row]:
+        """One row for each line that is not blank."""
+        for path in self._paths:
+            yield from self._file(path)
+
+    def _file(self, path: str) -> Iterator[Row]:
+        name = display_name(self._filesystem, path)
+        number = offset = 0
+        try:
+            with self._filesystem.open_input_stream(path, compression="detect") as stream:
+                lines = io.BufferedReader(stream, _BUFFER)
+                while line := lines.readline(_LINE_LIMIT):
+                    number += 1
+                    length = len(line)
+                    if length == _LINE_LIMIT and not line.endswith(b"\n"):
+                        length += _skip_line(lines)
+                        reason = f"line longer than {_LINE_LIMIT} bytes"
+                        yield Row(name, number, offset, None, line[:_KEPT], reason)
+                    elif row := _row(name, number, offset, line):
+                        yield row
+                    offset += length
+        except OSError as error:
+            reason = str(error).partition("\n")[0]
+            raise SourceError(
+                f"{name} cannot be read after row {number}: {reason}"
+                if number
+                else f"{name} cannot be read: {reason}"
+            ) from error
+
+
+def _row(name: str, number: int, offset: int, line: bytes) -> Row | None:
+    """The row of a line; None for a blank one."""
+    content = line.removeprefix(_BOM) if number == 1 else line
+    content = content.strip()
+    if not content:
+        return None
+    try:
+        value = json.loads(content.decode(), parse_constant=_null)
+        if _SURROGATE.search(content):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        return Row(name, number, offset, None, content, f"broken UTF-8 at byte {error.start}")
+    except UnicodeEncodeError:
+        return Row(name, number, offset, None, content, "half of a surrogate pair")
+    except (ValueError, RecursionError) as error:
+        return Row(name, number, offset, None, content, f"broken JSON: {error}")
+    if not isinstance(value, dict):
+        return Row(name, number, offset, None, content, "not a JSON object")
+    return Row(name, number, offset, value, content)
+
+
+def _null(constant: str) -> None:
+    """NaN and Infinity, which Python would let pass for JSON."""
+
+
+def _skip_line(lines: io.BufferedReader) -> int:
+    """Pass over the rest of a line; how many bytes that was."""
+    skipped = 0
+    while part := lines.readline(_BUFFER):
+        skipped += len(part)
+        if part.endswith(b"\n"):
+            break
+    return skipped
