@@ -1,0 +1,287 @@
+"""Cutting documents into chunks that the model sees whole, without losing a character.
+
+A document that fits is one chunk. Any other is split at paragraphs and sentences, a sentence that
+is too long at words, a word that is too long into runs of characters; these pieces are packed
+greedily, and each chunk begins with the last pieces of the one before it.
+
+Token counts of pieces are added up, which is exact for tokenizers that never join words and a safe
+estimate for nearly all others; every chunk of several pieces is counted once more as a whole, and
+halved if it does not fit after all.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+from nexus_vdb.errors import ConfigError
+from nexus_vdb.interfaces import TokenCounter
+from nexus_vdb.types import Chunk, Document
+
+__all__ = ["Chunker", "chunk_id"]
+
+_NAMESPACE = uuid.UUID("0d2f5c0e-6f5b-4c53-9a55-7c1d9d1f3c42")
+_LEAST_TOKENS = 8
+_TITLE_SHARE = 4  # a title takes at most this part of a chunk
+_CHARACTERS = 16  # per token: a longer text is not tried whole, since it will hardly fit
+_CALL_CHARACTERS = 1 << 22  # counted in one call, so that memory stays bounded
+_TITLES_KEPT = 4096
+
+_RUN = 32  # characters of a word that is too long; packed again, so short costs nothing
+
+# A sentence ends at a blank line, at a mark and closing quotes before white space, or at a
+# full-width mark. One set of first characters for all three lets `re` skip ahead.
+_SENTENCE_END = re.compile(
+    r"[\n.!?…。！？](?:(?<=\n)\s*\n|(?<=[.!?…])[\"'”’»)\]]*\s|(?<=[。！？])[”’」』）]*)"
+)
+_LINE_END = re.compile(r"\n")
+_WORD = re.compile(r"\S+")
+
+Span = tuple[int, int]
+_S = TypeVar("_S", bound="tuple[int, ...]")
+
+
+def chunk_id(document_id: str, ordinal: int) -> str:
+    """The UUIDv5 of a document's chunk: the same on every machine."""
+    return str(uuid.uuid5(_NAMESPACE, f"{document_id}/{ordinal}"))
+
+
+class Chunker:
+    """Cuts documents into chunks of bounded length.
+
+    Args:
+        counter: Counts tokens as the model sees them; an encoder, usually.
+        max_tokens: Of a chunk with its title; lowered to `counter.max_tokens`.
+        overlap: Tokens repeated from one chunk to the next at most, in whole pieces; lowered to
+            half of a chunk.
+
+    Raises:
+        ConfigError: the numbers make no sense.
+    """
+
+    def __init__(self, counter: TokenCounter, max_tokens: int = 256, overlap: int = 32) -> None:
+        if max_tokens < _LEAST_TOKENS:
+            raise ConfigError(
+                f"max_tokens={max_tokens}: a chunk has at least {_LEAST_TOKENS}",
+                hint="raise --chunk-tokens",
+            )
+        if overlap < 0:
+            raise ConfigError(f"overlap={overlap} is less than none")
+        self._counter = counter
+        self._limit = min(max_tokens, counter.max_tokens)
+        self._overlap = min(overlap, self._limit // 2)
+        joined, apart, also = counter.count_tokens(["a\na", "a", "a"])
+        self._joint = max(0, joined - apart - also)  # tokens of the line break after a title
+        self._titles: dict[str, tuple[str, int]] = {}
+
+    def chunk(self, document: Document) -> list[Chunk]:
+        """The chunks of one document, in order: `document.text[start:end] == chunk.text`.
+
+        Chunks neither begin nor end with white space. A blank text has none.
+        """
+        return self.chunk_all([document])
+
+    def chunk_all(self, documents: Sequence[Document]) -> list[Chunk]:
+        """The chunks of several documents, one document after the other.
+
+        Where all documents fit, this costs one call of the counter.
+        """
+        spans = [_trim(document.text, (0, len(document.text))) for document in documents]
+        short = [
+            row
+            for row, (start, end) in enumerate(spans)
+            if start < end <= start + _CHARACTERS * self._limit
+        ]
+        texts = [documents[row].text[slice(*spans[row])] for row in short]
+        counts = self._count_with_titles(texts, [document.title for document in documents])
+        whole = dict(zip(short, counts, strict=True))
+        chunks: list[Chunk] = []
+        for row, document in enumerate(documents):
+            budget = self._limit - self._title_tokens(document.title)
+            if whole.get(row, budget + 1) <= budget:
+                cuts = iter([spans[row]])
+            else:
+                cuts = self._cut(document.text, spans[row], budget)
+            chunks.extend(_chunks(document, cuts))
+        return chunks
+
+    def embedding_text(self, chunk: Chunk) -> str:
+        """What is embedded: the title, cut to a quarter of the chunk's tokens, and the text."""
+        title, _ = self._title(chunk.title)
+        return f"{title}\n{chunk.text}" if title else chunk.text
+
+    def _count_with_titles(self, texts: list[str], titles: Iterable[str]) -> list[int]:
+        """Tokens of each text; titles not met before are counted in the same call, and kept."""
+        if len(self._titles) > _TITLES_KEPT:
+            self._titles.clear()
+        bound = _CHARACTERS * self._limit
+        new = [
+            title
+            for title in dict.fromkeys(titles)
+            if len(title) <= bound and title not in self._titles
+        ]
+        counts = self._count(texts + new)
+        for title, tokens in zip(new, counts[len(texts) :], strict=True):
+            self._keep_title(title, tokens)
+        return counts[: len(texts)]
+
+    def _title(self, title: str) -> tuple[str, int]:
+        """A title as it is embedded, and its tokens."""
+        if title not in self._titles:
+            whole = len(title) <= _CHARACTERS * self._limit
+            self._keep_title(title, self._count([title])[0] if whole else self._limit)
+        return self._titles[title]
+
+    def _title_tokens(self, title: str) -> int:
+        cut, tokens = self._title(title)
+        return tokens + self._joint if cut else 0
+
+    def _keep_title(self, title: str, tokens: int) -> None:
+        cut, limit = title.strip(), self._limit // _TITLE_SHARE
+        if tokens > limit:
+            start, end = next(self._cut(cut, (0, len(cut)), limit), (0, 0))
+            cut = cut[start:end]
+            tokens = self._count([cut])[0]
+            if tokens > limit:  # not even a character fits
+                cut = ""
+        self._titles[title] = cut, tokens
+
+    def _cut(self, text: str, span: Span, budget: int) -> Iterator[Span]:
+        """The chunks of a text that is too long for one; read as they are needed."""
+        pieces = self._pieces(text, _sentences(text, span), budget)
+        for block in _blocks(_pack(pieces, budget, self._overlap)):
+            yield from self._verified(text, block, budget)
+
+    def _pieces(
+        self, text: str, spans: Iterable[Span], budget: int, level: int = 0
+    ) -> Iterator[_Piece]:
+        """The spans with their tokens; those that are too long, cut finer."""
+        finer = _FINER[min(level, len(_FINER) - 1)]
+        for block in _blocks([span] for span in spans):
+            short = [span for (span,) in block if span[1] - span[0] <= _CHARACTERS * budget]
+            counts = self._count([text[start:end] for start, end in short])
+            fitting = dict(zip(short, counts, strict=True))
+            for (span,) in block:
+                tokens = fitting.get(span, budget + 1)
+                if tokens <= budget or span[1] - span[0] == 1:
+                    yield _Piece(*span, tokens)
+                else:
+                    yield from self._pieces(text, finer(text, span), budget, level + 1)
+
+    def _verified(
+        self, text: str, packed: Sequence[Sequence[_Piece]], budget: int
+    ) -> Iterator[Span]:
+        """The span of each list of pieces; halved where it is longer than its parts added up."""
+        joined = [pieces for pieces in packed if len(pieces) > 1]
+        counts = iter(self._count([text[one[0].start : one[-1].end] for one in joined]))
+        for pieces in packed:
+            if len(pieces) > 1 and next(counts) > budget:
+                half = len(pieces) // 2
+                yield from self._verified(text, [pieces[:half], pieces[half:]], budget)
+            else:
+                yield pieces[0].start, pieces[-1].end
+
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        return self._counter.count_tokens(texts) if texts else []
+
+
+class _Piece(NamedTuple):
+    start: int
+    end: int
+    tokens: int
+
+
+def _pack(pieces: Iterable[_Piece], budget: int, overlap: int) -> Iterator[list[_Piece]]:
+    """As many pieces as fit, beginning with the last ones of the list before."""
+    current: list[_Piece] = []
+    total = 0
+    for piece in pieces:
+        if current and total + piece.tokens > budget:
+            yield current
+            current = _tail(current, min(overlap, budget - piece.tokens))
+            total = sum(one.tokens for one in current)
+        current.append(piece)
+        total += piece.tokens
+    if current:
+        yield current
+
+
+def _tail(pieces: Sequence[_Piece], room: int) -> list[_Piece]:
+    first = len(pieces)
+    while first and pieces[first - 1].tokens <= room:
+        first -= 1
+        room -= pieces[first].tokens
+    return list(pieces[first:])
+
+
+def _blocks(lists: Iterable[Sequence[_S]]) -> Iterator[list[Sequence[_S]]]:
+    """Lists of spans together until their text is long enough for one call of the counter."""
+    block: list[Sequence[_S]] = []
+    characters = 0
+    for spans in lists:
+        block.append(spans)
+        characters += spans[-1][1] - spans[0][0]
+        if characters >= _CALL_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+def _sentences(text: str, span: Span) -> Iterator[Span]:
+    return _between(text, span, _SENTENCE_END)
+
+
+def _lines(text: str, span: Span) -> Iterator[Span]:
+    return _between(text, span, _LINE_END)
+
+
+def _words(text: str, span: Span) -> Iterator[Span]:
+    return (match.span() for match in _WORD.finditer(text, *span))
+
+
+def _runs(_: str, span: Span) -> Iterator[Span]:
+    start, end = span
+    return ((at, min(at + _RUN, end)) for at in range(start, end, _RUN))
+
+
+def _halves(_: str, span: Span) -> Iterator[Span]:
+    middle = sum(span) // 2
+    return iter([(span[0], middle), (middle, span[1])])
+
+
+_FINER = (_lines, _words, _runs, _halves)
+
+
+def _between(text: str, span: Span, ends: re.Pattern[str]) -> Iterator[Span]:
+    """What lies between the ends of the matches, without the white space around it."""
+    start = span[0]
+    for match in ends.finditer(text, *span):
+        if (trimmed := _trim(text, (start, match.end())))[0] < trimmed[1]:
+            yield trimmed
+        start = match.end()
+    if start < span[1]:
+        yield _trim(text, (start, span[1]))
+
+
+def _trim(text: str, span: Span) -> Span:
+    """The span without the white space around it; empty if there is nothing else."""
+    part = text[slice(*span)].rstrip()
+    end = span[0] + len(part)
+    return end - len(part.lstrip()), end
+
+
+def _chunks(document: Document, spans: Iterable[Span]) -> Iterator[Chunk]:
+    for ordinal, (start, end) in enumerate(spans):
+        yield Chunk(
+            id=chunk_id(document.id, ordinal),
+            document_id=document.id,
+            ordinal=ordinal,
+            text=document.text[start:end],
+            start=start,
+            end=end,
+            metadata=document.metadata,
+            title=document.title,
+        )
