@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-
 from nexus_vdb.filters import Filter
 from nexus_vdb.types import (
     Document,
+    Floats,
     Hit,
     QueryBatch,
     Records,
@@ -20,7 +20,15 @@ from nexus_vdb.types import (
     StoreInfo,
 )
 
-__all__ = ["BadRow", "Encoder", "Source", "Store", "SupportsOptimize", "TokenCounter"]
+__all__ = [
+    "BadRow",
+    "Encoder",
+    "Source",
+    "Store",
+    "SupportsOptimize",
+    "SupportsVectors",
+    "TokenCounter",
+]
 
 
 class BadRow(Protocol):
@@ -52,6 +60,16 @@ class Source(Protocol):
 
     def size(self) -> int | None:
         """Rows in the corpus if that is known without reading it, else None."""
+
+
+@runtime_checkable
+class SupportsVectors(Protocol):
+    """A source whose rows may bring their own vectors."""
+
+    def read_with_vectors(
+        self, *, batch_size: int, on_bad_row: BadRow
+    ) -> Iterator[tuple[list[Document], Floats]]:
+        """As `Source.read`, with the vector of each document, float32 `[n, d]`, of any length."""
 
 
 class TokenCounter(Protocol):
@@ -91,8 +109,8 @@ class Encoder(TokenCounter, Protocol):
 class Store(Protocol):
     """Records by id, and search over them.
 
-    A store class also has `open(url, schema=None)`, a classmethod: without a schema it opens what is
-    there and raises `StoreNotFound` otherwise; with one it makes the store if it is missing, and
+    A store class also has `open(url, schema=None)`, a classmethod: without a schema it opens what
+    is there and raises `StoreNotFound` otherwise; with one it makes the store if it is missing, and
     raises `DimensionMismatch` or `FingerprintMismatch` if it is there and differs (a store with an
     empty fingerprint accepts any, and so does a schema with one).
     """

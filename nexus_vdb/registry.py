@@ -16,7 +16,7 @@ from nexus_vdb.errors import ConfigError
 from nexus_vdb.interfaces import Store
 from nexus_vdb.types import StoreSchema
 
-__all__ = ["open_store", "source_class", "source_suffixes", "store_schemes"]
+__all__ = ["load_job", "open_store", "source_class", "source_suffixes", "store_schemes"]
 
 _STORES = {
     "faiss": "nexus_vdb.connectors.faiss:FaissStore",
@@ -30,6 +30,11 @@ _SOURCES = {
     ".parquet": "nexus_vdb.connectors.parquet:ParquetSource",
     ".jsonl": "nexus_vdb.connectors.jsonl:JsonlSource",
     ".ndjson": "nexus_vdb.connectors.jsonl:JsonlSource",
+}
+
+_JOBS = {
+    "copy": "nexus_vdb.pipelines.copy",
+    "ingest": "nexus_vdb.pipelines.ingest",
 }
 
 _COMPRESSIONS = (".gz", ".zst")
@@ -68,6 +73,11 @@ def open_store(url: str, schema: StoreSchema | None = None) -> Store:
             + ", ".join(f"{name}://" for name in store_schemes()),
         )
     return cast(Store, _load(target).open(url, schema))
+
+
+def load_job(name: str) -> Any:
+    """The pipeline module behind a method of `Collection`, which stands below it."""
+    return importlib.import_module(_JOBS[name])
 
 
 def source_suffixes() -> list[str]:
