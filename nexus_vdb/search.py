@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from nexus_vdb.errors import ConfigError
+from nexus_vdb.errors import ConfigError, DimensionMismatch, FingerprintMismatch
 from nexus_vdb.hashing import BITS, ItqHash, asymmetric_scores, pack
-from nexus_vdb.interfaces import Store
+from nexus_vdb.interfaces import Encoder, Store
 from nexus_vdb.ranking import cut_vectors
 from nexus_vdb.records import join_records, take_records
 from nexus_vdb.types import Floats, QueryBatch, Records, SearchPlan, StoreInfo
@@ -24,7 +25,9 @@ __all__ = [
     "EXACT_BELOW",
     "Candidates",
     "calibrate",
+    "check_model",
     "choose_candidates",
+    "fit_hash",
     "has_hash",
     "make_plan",
     "needs_calibration",
@@ -43,6 +46,7 @@ EXACT_BELOW = 20_000
 _EXACT_SHARE = 4  # more than a quarter of the records as candidates: compare all of them
 _GROWTH = 1.2
 _SAMPLE, _QUERIES, _QUERY_WORDS, _TOP = 20_000, 256, 16, 10
+_FIT_FROM = 4096
 _LEVELS = (0.9, 0.95, 0.98, 0.99)
 _DEFAULT_SHARE, _DEFAULT_LEAST = 0.03, 200
 
@@ -57,12 +61,54 @@ def stored_hash(info: StoreInfo) -> ItqHash | None:
     return ItqHash.from_json(info.meta["itq"]) if info.meta.get("hash") == "itq" else None
 
 
-def vector_queries(vectors: Floats, info: StoreInfo) -> QueryBatch:
-    """Queries for a store of ready-made vectors float32 `[q, d]`, which need not be unit rows."""
+def vector_queries(vectors: Floats, itq: ItqHash | None) -> QueryBatch:
+    """Ready-made vectors float32 `[q, d]`, which need not be unit rows, as queries or records."""
     unit = cut_vectors(np.asarray(vectors, dtype=np.float32), vectors.shape[1])
-    itq = stored_hash(info)
     logits = np.zeros((len(unit), BITS), np.float32) if itq is None else itq.logits(unit)
     return QueryBatch(unit, logits, pack(logits))
+
+
+def fit_hash(store: Store) -> ItqHash | None:
+    """Give a store of ready-made vectors its hash, once it has enough of them to fit one.
+
+    The rotation is kept with the store, then the codes of the records it has are filled in, and
+    only then is the hash declared, so that a kill in between leaves a store that is searched
+    exactly.
+    """
+    info = store.info()
+    if info.count < _FIT_FROM or info.schema.dim < BITS:
+        return None
+    if "itq" in info.meta:
+        itq = ItqHash.from_json(info.meta["itq"])
+    else:
+        itq = ItqHash.fit(_first_records(store).vectors)
+        store.set_meta("itq", itq.to_json())
+    for records in store.scan():
+        store.upsert(replace(records, codes=pack(itq.logits(records.vectors))))
+    store.set_meta("hash", "itq")
+    return itq
+
+
+def check_model(info: StoreInfo, encoder: Encoder) -> None:
+    """Refuse to search a store with another model than the one that filled it.
+
+    Raises:
+        DimensionMismatch: its vectors are of another width.
+        FingerprintMismatch: it is another model.
+    """
+    schema = info.schema
+    if encoder.dim != schema.dim:
+        raise DimensionMismatch(
+            f"{info.url} holds vectors of {schema.dim} dimensions, "
+            f"{encoder.name} makes {encoder.dim}",
+            hint="name the model that filled the store",
+        )
+    if schema.fingerprint and schema.fingerprint != encoder.fingerprint:
+        raise FingerprintMismatch(
+            f"{info.url} was filled by {schema.model} ({schema.fingerprint[:12]}), "
+            f"not by {encoder.name} ({encoder.fingerprint[:12]})",
+            hint=f"use --model {schema.model}, or ingest into a new store",
+        )
 
 
 def make_plan(
@@ -82,7 +128,7 @@ def make_plan(
         k: Hits to return.
         candidates: How many records the hash lets through; see `choose_candidates` for "auto".
         dim: Width at which scores are cosines; the store's full width by default.
-        valid_dims: Widths that `dim` may have: the model's cuts; by default those of the store.
+        valid_dims: Widths that `dim` may have besides the store's cuts: those of the model.
         target_recall: What "auto" aims at.
         matching: Records that satisfy the filter, if there is one.
 
@@ -91,7 +137,7 @@ def make_plan(
     """
     _check(k, candidates, target_recall)
     schema = info.schema
-    dims = sorted(set(valid_dims or schema.cuts) | {schema.dim})
+    dims = sorted({*(dim for dim in valid_dims if dim < schema.dim), *schema.cuts})
     dim = dim or schema.dim
     if dim not in dims:
         raise ConfigError(f"Invalid dim={dim}; valid: {', '.join(map(str, dims))}")
