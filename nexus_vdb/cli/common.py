@@ -1,0 +1,123 @@
+"""What several commands share: options, output, and a Ctrl-C that lets work in hand finish."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from nexus_vdb.errors import FilterError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = [
+    "STORES",
+    "as_json",
+    "examples",
+    "model_option",
+    "note",
+    "parse_where",
+    "print_json",
+    "progress_bar",
+    "stopping",
+    "store_option",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STORES = "faiss://PATH, qdrant://HOST:PORT/COLLECTION or qdrant-edge://PATH"
+
+store_option = click.option("--store", "url", metavar="URL", required=True, help=f"{STORES}.")
+model_option = click.option(
+    "--model", metavar="NAME|PATH", help="Model bundle; by default the one that is shipped."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else.")
+
+
+def examples(*lines: str) -> str:
+    """An epilog for `--help`, one line for each line."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
+def parse_where(text: str | None) -> dict[str, Any] | None:
+    """A filter written as JSON.
+
+    Raises:
+        FilterError: it is not a JSON object.
+    """
+    if text is None:
+        return None
+    try:
+        where = json.loads(text)
+    except ValueError as error:
+        raise FilterError(
+            f"--where is no JSON: {error}",
+            hint="""for example --where '{"year": {"$gte": 2020}}'""",
+        ) from None
+    if not isinstance(where, dict):
+        raise FilterError(f"--where takes an object, not {text}")
+    return where
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """A line for people, on standard error."""
+    click.echo(text, err=True)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A bar on standard error, if that is a terminal: `update(done, total, note)`."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, note: None
+        return
+    with _bar() as bar:
+        task = bar.add_task(title, total=None, note="")
+        yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+
+
+def _bar() -> Progress:
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one interrupts as usual."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        note("finishing the batch in hand; Ctrl-C again stops at once")
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

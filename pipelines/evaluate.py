@@ -1,0 +1,224 @@
+"""The eval job: how well a model finds the documents that people judged relevant.
+
+A test set is a folder in BEIR's format (Thakur et al. 2021, arXiv:2104.08663): `corpus.jsonl`,
+`queries.jsonl` and `qrels/test.tsv`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nexus_vdb.collection import Collection
+from nexus_vdb.errors import ConfigError, SourceError
+from nexus_vdb.metrics import by_score, mrr, ndcg, recall
+from nexus_vdb.pipelines.ingest import IngestSettings, ingest
+from nexus_vdb.reports import IngestReport
+from nexus_vdb.search import choose_candidates, has_hash
+from nexus_vdb.types import Hit, QueryBatch, SearchPlan
+
+__all__ = ["TestSet", "evaluate", "fill", "read_test_set"]
+
+_DEPTH = 100
+_TOP = 10
+_BATCH = 64  # queries of one search
+
+
+class TestSet:
+    """Queries and judgements of a BEIR folder; the corpus stays in its file.
+
+    Attributes:
+        corpus: Path of the documents.
+        queries: Text by query id, of the judged queries only.
+        qrels: Grade by document id, by query id.
+    """
+
+    __test__ = False  # pytest, do not collect
+
+    def __init__(
+        self, corpus: Path, queries: dict[str, str], qrels: dict[str, dict[str, int]]
+    ) -> None:
+        self.corpus = corpus
+        self.queries = queries
+        self.qrels = qrels
+
+
+def read_test_set(folder: Path, *, split: str = "test") -> TestSet:
+    """Read queries and judgements.
+
+    Raises:
+        SourceError: a file is missing or not in the format.
+    """
+    corpus = folder / "corpus.jsonl"
+    if not corpus.is_file():
+        raise SourceError(
+            f"{corpus} is missing", hint="a BEIR folder has corpus.jsonl, queries.jsonl, qrels/"
+        )
+    qrels = _qrels(folder / "qrels" / f"{split}.tsv")
+    texts = dict(_query_texts(folder / "queries.jsonl"))
+    queries = {query: texts[query] for query in qrels if texts.get(query, "").strip()}
+    if not queries:
+        raise SourceError(f"no query of {folder} has a judgement")
+    return TestSet(corpus, queries, {query: qrels[query] for query in queries})
+
+
+def fill(
+    collection: Collection,
+    test: TestSet,
+    *,
+    progress: Callable[[IngestReport], None] | None = None,
+) -> None:
+    """Embed the corpus into a collection, as any ingest would."""
+    settings = IngestSettings(sources=[str(test.corpus)], id_field="_id")
+    ingest(collection, settings, progress=progress)
+
+
+def evaluate(
+    collection: Collection,
+    test: TestSet,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Search a filled collection with every judged query.
+
+    A document counts once, by its best chunk; a document with the id of the query is left out, as
+    BEIR does.
+
+    Returns:
+        `ndcg@10`, `recall@100` and `mrr@10` of the exact order at full width; `cuts`: the same at
+        each width that the store can search; `prefilter`: the same (of the best ten) behind the
+        hash, its candidates, and the share of the exact top 10 chunks it finds. None where the
+        store has no hash.
+    """
+    started = time.perf_counter()
+    runner = _Runner(collection, test, progress)
+    cuts: dict[str, dict[str, float]] = {}
+    for dim in sorted(collection.encoder.cuts, reverse=True):
+        try:
+            plan = collection.plan(k=_DEPTH, candidates="exact", dim=dim)
+            cuts[str(dim)] = _scores(test, runner.documents(plan))
+        except ConfigError:  # this store keeps no vectors of that width
+            if dim == collection.encoder.dim:
+                raise
+    full = cuts[str(collection.encoder.dim)]
+    return {
+        **full,
+        "cuts": cuts,
+        "prefilter": _prefilter(collection, test, runner),
+        "queries": len(test.queries),
+        "records": collection.info().count,
+        "model": collection.encoder.name,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+class _Runner:
+    def __init__(
+        self, collection: Collection, test: TestSet, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._collection = collection
+        self._progress = progress
+        self._ids = list(test.queries)
+        self._queries = collection.embed(list(test.queries.values()))
+
+    def hits(self, plan: SearchPlan) -> dict[str, list[Hit]]:
+        """Chunks by query."""
+        found: dict[str, list[Hit]] = {}
+        for start in range(0, len(self._ids), _BATCH):
+            ids = self._ids[start : start + _BATCH]
+            batch = _some(self._queries, start, start + _BATCH)
+            found.update(zip(ids, self._collection.store.search(batch, plan), strict=True))
+            if self._progress is not None:
+                self._progress(len(found), len(self._ids))
+        return found
+
+    def documents(self, plan: SearchPlan) -> dict[str, list[str]]:
+        """Documents by query, as many as `plan.k` where there are that many."""
+        total = self._collection.info().count
+        k = plan.k + 1  # one may be the query itself
+        while True:
+            wider = SearchPlan(k, plan.candidates, plan.cuts, plan.target_recall)
+            hits = self.hits(wider)
+            runs = {query: _documents(found, query) for query, found in hits.items()}
+            if k >= total or all(len(run) >= plan.k for run in runs.values()):
+                return {query: run[: plan.k] for query, run in runs.items()}
+            k *= 2
+
+
+def _prefilter(collection: Collection, test: TestSet, runner: _Runner) -> dict[str, Any] | None:
+    info = collection.info()
+    if not has_hash(info):
+        return None
+    chosen = choose_candidates(info, k=_TOP)
+    count = max(200, info.count * 3 // 100) if chosen == "exact" else chosen
+    exact = runner.hits(collection.plan(k=_TOP, candidates="exact"))
+    found = runner.hits(collection.plan(k=3 * _TOP, candidates=count))
+    runs = {query: _documents(hits, query) for query, hits in found.items()}
+    return {
+        "candidates": count,
+        "share": round(count / max(info.count, 1), 4),
+        f"ndcg@{_TOP}": ndcg(test.qrels, runs, k=_TOP),
+        f"mrr@{_TOP}": mrr(test.qrels, runs, k=_TOP),
+        "recall_of_exact": _overlap(exact, found),
+    }
+
+
+def _overlap(exact: dict[str, list[Hit]], found: dict[str, list[Hit]]) -> float:
+    kept = [
+        len({hit.id for hit in hits} & {hit.id for hit in found[query][:_TOP]}) / len(hits)
+        for query, hits in exact.items()
+    ]
+    return sum(kept) / len(kept)
+
+
+def _scores(test: TestSet, runs: dict[str, list[str]]) -> dict[str, float]:
+    return {
+        f"ndcg@{_TOP}": ndcg(test.qrels, runs, k=_TOP),
+        f"recall@{_DEPTH}": recall(test.qrels, runs, k=_DEPTH),
+        f"mrr@{_TOP}": mrr(test.qrels, runs, k=_TOP),
+    }
+
+
+def _documents(hits: list[Hit], query: str) -> list[str]:
+    best: dict[str, float] = {}
+    for hit in hits:
+        if hit.document_id != query:
+            best[hit.document_id] = max(hit.score, best.get(hit.document_id, -1.0))
+    return by_score(best)
+
+
+def _some(queries: QueryBatch, start: int, end: int) -> QueryBatch:
+    return QueryBatch(
+        queries.vectors[start:end], queries.hash_logits[start:end], queries.codes[start:end]
+    )
+
+
+def _query_texts(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.strip():
+                    row = json.loads(line)
+                    yield str(row["_id"]), str(row["text"])
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{path} is no list of objects with _id and text: {error}") from error
+
+
+def _qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Judgements with a grade above 0 decide which queries count; all grades are kept."""
+    qrels: dict[str, dict[str, int]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            for query, document, grade in list(csv.reader(lines, delimiter="\t"))[1:]:
+                qrels.setdefault(query, {})[document] = int(grade)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SourceError(f"{path} is no table of query, document, grade: {error}") from error
+    return {query: grades for query, grades in qrels.items() if max(grades.values()) > 0}
