@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +19,8 @@ from nexus_vdb.filesystems import display_name
 __all__ = ["JsonlSource"]
 
 _BOM = b"\xef\xbb\xbf"
-_BUFFER = 1 << 20
+_BUFFER = 1 << 16  # small, for what is in it is lost if the file ends too early
+_DAMAGE = (OSError, EOFError, zlib.error)
 _LINE_LIMIT = 256 << 20  # a longer line is refused, for it would have to fit in memory
 _KEPT = 4096  # bytes of a refused longer line that are handed on
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -52,8 +55,13 @@ class JsonlSource(RowSource):
         name = display_name(self._filesystem, path)
         number = offset = 0
         try:
-            with self._filesystem.open_input_stream(path, compression="detect") as stream:
-                lines = io.BufferedReader(stream, _BUFFER)
+            gzipped = path.lower().endswith(".gz")
+            with (
+                self._filesystem.open_input_stream(
+                    path, compression=None if gzipped else "detect"
+                ) as stream,
+                _line_reader(stream, gzipped=gzipped) as lines,
+            ):
                 while line := lines.readline(_LINE_LIMIT):
                     number += 1
                     length = len(line)
@@ -64,13 +72,18 @@ class JsonlSource(RowSource):
                     elif row := _row(name, number, offset, line):
                         yield row
                     offset += length
-        except OSError as error:
+        except _DAMAGE as error:
             reason = str(error).partition("\n")[0]
             raise SourceError(
                 f"{name} cannot be read after row {number}: {reason}"
                 if number
                 else f"{name} cannot be read: {reason}"
             ) from error
+
+
+def _line_reader(stream: Any, *, gzipped: bool) -> io.BufferedIOBase:
+    # Python's gzip gives every byte before a truncation, where Arrow's drops a buffer of them.
+    return gzip.GzipFile(fileobj=stream) if gzipped else io.BufferedReader(stream, _BUFFER)
 
 
 def _row(name: str, number: int, offset: int, line: bytes) -> Row | None:
@@ -98,7 +111,7 @@ def _null(constant: str) -> None:
     """NaN and Infinity, which Python would let pass for JSON."""
 
 
-def _skip_line(lines: io.BufferedReader) -> int:
+def _skip_line(lines: io.BufferedIOBase) -> int:
     """Pass over the rest of a line; how many bytes that was."""
     skipped = 0
     while part := lines.readline(_BUFFER):
