@@ -25,7 +25,7 @@ QUESTIONS = (
 
 _LEAST = 80  # characters: shorter ones say little more than the name
 _LIMIT = 3000  # documents: about a minute of embedding on a small machine
-_SKIPPED = {"idlelib", "lib2to3", "test", "turtledemo", "tkinter", "turtle", "pydoc_data"}
+_SKIPPED = {"distutils", "idlelib", "lib2to3", "pydoc_data", "test", "tkinter", "turtledemo"}
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -71,7 +71,7 @@ def _files(library: Path, name: str) -> list[Path]:
     return [
         path
         for path in sorted((library / name).rglob("*.py"))
-        if not any(part.startswith("_") for part in path.relative_to(library).parts[:-1])
+        if not any(part.startswith(("_", "test")) for part in path.relative_to(library).parts[:-1])
         and (path.name == "__init__.py" or not path.name.startswith("_"))
     ]
 

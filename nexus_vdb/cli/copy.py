@@ -20,9 +20,9 @@ __all__ = ["command"]
 @click.option("--verify", is_flag=True, help="Compare both stores afterwards.")
 @as_json
 def command(*, source: str, target: str, verify: bool, as_json: bool) -> int:
-    """Copy a store to another backend; nothing is embedded again.
+    """Copy a store to another backend.
 
-    The target is made if it is missing; what it holds besides stays there.
+    Nothing is embedded again. The target is made if it is missing; what it holds besides stays there.
     """
     from nexus_vdb.collection import Collection
     from nexus_vdb.pipelines.copy import copy

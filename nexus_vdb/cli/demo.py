@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nexus_vdb.cli.common import examples, note, progress_bar
+from nexus_vdb.cli.common import examples, model_option, note, progress_bar
 from nexus_vdb.cli.search import show_hits
 
 __all__ = ["command"]
@@ -20,8 +20,9 @@ __all__ = ["command"]
     show_default=True,
     help="Where corpus and store are put.",
 )
-def command(*, folder: Path) -> None:
-    """See it work, offline: the documentation of this Python, made searchable.
+@model_option
+def command(*, folder: Path, model: str | None) -> None:
+    """See it work, offline, on the documentation of this Python.
 
     Takes about a minute the first time, seconds after that.
     """
@@ -33,7 +34,7 @@ def command(*, folder: Path) -> None:
     corpus, url = folder / "corpus.jsonl", f"faiss://{folder / 'index'}"
     total = write_corpus(corpus)
     note(f"{total:,} documentation strings of this Python in {corpus}")
-    with Collection(url) as collection:
+    with Collection(url, model=model) as collection:
         with progress_bar("embedding") as update:
             report = ingest(
                 collection,

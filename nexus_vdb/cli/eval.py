@@ -25,9 +25,9 @@ __all__ = ["command"]
 @click.option("--split", default="test", show_default=True, help="Judgements: qrels/SPLIT.tsv.")
 @as_json
 def command(*, folder: Path, model: str | None, url: str | None, split: str, as_json: bool) -> None:
-    """Measure a model on a BEIR test set: corpus.jsonl, queries.jsonl, qrels/test.tsv.
+    """Measure a model on a BEIR test set.
 
-    Without --store the corpus is embedded into memory first. With one, the store is taken as it
+    The folder has corpus.jsonl, queries.jsonl and qrels/test.tsv. Without --store the corpus is embedded into memory first. With one, the store is taken as it
     is: fill it from the same corpus.jsonl by `ingest --id-field _id`.
     """
     from nexus_vdb.collection import Collection

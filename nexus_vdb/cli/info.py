@@ -23,7 +23,7 @@ __all__ = ["command"]
 @store_option
 @as_json
 def command(*, url: str, as_json: bool) -> None:
-    """Say what is in a store: how much, made by which model, at which widths."""
+    """Say what is in a store, and which model made it."""
     from nexus_vdb.registry import open_store
 
     store = open_store(url)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "show_hits"]
 
+_SNIPPET = 160  # characters, where there is no terminal to say how many fit
+
 
 def _candidates(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
     if value in ("auto", "exact"):
@@ -96,7 +98,7 @@ def command(
 
 
 def show_hits(hits: list[Hit]) -> None:
-    """Score, document and the beginning of the chunk, one line each; tabs where it is piped."""
+    """Score, document and the beginning of the chunk, a line each; tabs where output is piped."""
     from rich.console import Console
     from rich.text import Text
 
@@ -104,7 +106,7 @@ def show_hits(hits: list[Hit]) -> None:
     for hit in hits:
         snippet = " ".join(hit.text.split())
         if not sys.stdout.isatty():
-            click.echo(f"{hit.score:.3f}\t{hit.document_id}\t{snippet}")
+            click.echo(f"{hit.score:.3f}\t{hit.document_id}\t{snippet[:_SNIPPET]}")
             continue
         line = Text.assemble(
             (f"{hit.score:.3f}", "bold green"), "  ", (hit.document_id, "bold"), "  ", snippet
