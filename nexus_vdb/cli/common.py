@@ -8,25 +8,29 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from nexus_vdb.errors import FilterError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress
 
 __all__ = [
     "STORES",
     "as_json",
+    "config_option",
     "examples",
     "model_option",
     "note",
     "parse_where",
     "print_json",
     "progress_bar",
+    "show",
     "stopping",
     "store_option",
 ]
@@ -40,6 +44,11 @@ model_option = click.option(
     "--model", metavar="NAME|PATH", help="Model bundle; by default the one that is shipped."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else.")
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML file; options override its keys.",
+)
 
 
 def examples(*lines: str) -> str:
@@ -70,6 +79,18 @@ def parse_where(text: str | None) -> dict[str, Any] | None:
 def print_json(value: Any) -> None:
     """One JSON value on standard output."""
     click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def show(renderable: RenderableType, *, one_line: bool = False) -> None:
+    """A rich table or text on standard output; cut to the terminal's width if it is one line."""
+    from rich.console import Console
+
+    console = Console()
+    # By way of click: a pipe that is closed early is not to end the process from within rich.
+    with console.capture() as drawn:
+        overflow: Literal["ellipsis", "fold"] = "ellipsis" if one_line else "fold"
+        console.print(renderable, no_wrap=one_line, overflow=overflow, highlight=False)
+    click.echo(drawn.get(), nl=False)
 
 
 def note(text: str) -> None:

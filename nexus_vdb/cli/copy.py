@@ -22,7 +22,7 @@ __all__ = ["command"]
 def command(*, source: str, target: str, verify: bool, as_json: bool) -> int:
     """Copy a store to another backend.
 
-    Nothing is embedded again. The target is made if it is missing; what it holds besides stays there.
+    Nothing is embedded again. The target is made if it is missing; what it holds besides stays.
     """
     from nexus_vdb.collection import Collection
     from nexus_vdb.pipelines.copy import copy

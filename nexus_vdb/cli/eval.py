@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nexus_vdb.cli.common import as_json, examples, model_option, print_json, progress_bar
+from nexus_vdb.cli.common import as_json, examples, model_option, print_json, progress_bar, show
 
 __all__ = ["command"]
 
@@ -27,8 +27,9 @@ __all__ = ["command"]
 def command(*, folder: Path, model: str | None, url: str | None, split: str, as_json: bool) -> None:
     """Measure a model on a BEIR test set.
 
-    The folder has corpus.jsonl, queries.jsonl and qrels/test.tsv. Without --store the corpus is embedded into memory first. With one, the store is taken as it
-    is: fill it from the same corpus.jsonl by `ingest --id-field _id`.
+    The folder has corpus.jsonl, queries.jsonl and qrels/test.tsv. Without --store the corpus is
+    embedded into memory first. With one, the store is taken as it is: fill it from the same
+    corpus.jsonl by `ingest --id-field _id`.
     """
     from nexus_vdb.collection import Collection
     from nexus_vdb.pipelines.evaluate import evaluate, fill, read_test_set
@@ -47,7 +48,6 @@ def command(*, folder: Path, model: str | None, url: str | None, split: str, as_
 
 
 def _show(found: dict[str, Any], name: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     measures = ("ndcg@10", "recall@100", "mrr@10")
@@ -59,8 +59,7 @@ def _show(found: dict[str, Any], name: str) -> None:
     if before:
         label = f"hash, {before['candidates']:,} candidates ({before['share']:.1%})"
         table.add_row(label, *(f"{before[m]:.4f}" if m in before else "-" for m in measures))
-    console = Console()
-    console.print(table)
+    show(table)
     if before:
         share = before["recall_of_exact"]
-        console.print(f"the hash keeps {share:.1%} of the exact top 10", highlight=False)
+        click.echo(f"the hash keeps {share:.1%} of the exact top 10")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus_vdb.cli.common import as_json, examples, print_json, store_option
+from nexus_vdb.cli.common import as_json, examples, print_json, show, store_option
 
 if TYPE_CHECKING:
     from nexus_vdb.types import StoreInfo
@@ -53,7 +53,6 @@ def _facts(info: StoreInfo) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -62,7 +61,7 @@ def _show(facts: dict[str, Any]) -> None:
     for name, value in {**facts, **facts["details"]}.items():
         if name != "details":
             table.add_row(name.replace("_", " "), _text(value))
-    Console().print(table)
+    show(table)
 
 
 def _text(value: Any) -> str:

@@ -15,6 +15,7 @@ from nexus_vdb.cli.common import (
     model_option,
     parse_where,
     print_json,
+    show,
     store_option,
 )
 from nexus_vdb.errors import ConfigError
@@ -99,10 +100,8 @@ def command(
 
 def show_hits(hits: list[Hit]) -> None:
     """Score, document and the beginning of the chunk, a line each; tabs where output is piped."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
     for hit in hits:
         snippet = " ".join(hit.text.split())
         if not sys.stdout.isatty():
@@ -111,6 +110,6 @@ def show_hits(hits: list[Hit]) -> None:
         line = Text.assemble(
             (f"{hit.score:.3f}", "bold green"), "  ", (hit.document_id, "bold"), "  ", snippet
         )
-        console.print(line, no_wrap=True, overflow="ellipsis")
+        show(line, one_line=True)
     if not hits:
         click.echo("nothing found", err=True)
