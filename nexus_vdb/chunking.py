@@ -129,16 +129,17 @@ class Chunker:
 
     def _title(self, title: str) -> tuple[str, int]:
         """A title as it is embedded, and its tokens."""
-        if title not in self._titles:
-            whole = len(title) <= _CHARACTERS * self._limit
-            self._keep_title(title, self._count([title])[0] if whole else self._limit)
-        return self._titles[title]
+        known = self._titles.get(title)
+        if known is not None:
+            return known
+        whole = len(title) <= _CHARACTERS * self._limit
+        return self._keep_title(title, self._count([title])[0] if whole else self._limit)
 
     def _title_tokens(self, title: str) -> int:
         cut, tokens = self._title(title)
         return tokens + self._joint if cut else 0
 
-    def _keep_title(self, title: str, tokens: int) -> None:
+    def _keep_title(self, title: str, tokens: int) -> tuple[str, int]:
         cut, limit = title.strip(), self._limit // _TITLE_SHARE
         if tokens > limit:
             start, end = next(self._cut(cut, (0, len(cut)), limit), (0, 0))
@@ -147,6 +148,7 @@ class Chunker:
             if tokens > limit:  # not even a character fits
                 cut = ""
         self._titles[title] = cut, tokens
+        return cut, tokens
 
     def _cut(self, text: str, span: Span, budget: int) -> Iterator[Span]:
         """The chunks of a text that is too long for one; read as they are needed."""
