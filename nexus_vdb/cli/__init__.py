@@ -78,8 +78,11 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]
     try:
-        code: Any = _nexus_vdb.main(words, prog_name="nexus-vdb", standalone_mode=False)
+        with _nexus_vdb.make_context("nexus-vdb", words) as context:
+            code: Any = _nexus_vdb.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
