@@ -73,7 +73,7 @@ def _resolve(spec: str) -> list[CorpusFile]:
             raise SourceError(f"no such file or folder: {spec}")
         filesystem, base = _open(base) if is_url else _local(base)
         return _known(spec, _glob(filesystem, base, pattern.split("/")))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # Arrow's are both
         raise SourceError(f"{spec} cannot be read: {_first_line(error)}") from error
 
 
@@ -158,8 +158,8 @@ def _open(url: str) -> tuple[Any, str]:
         return _local(unquote(urlsplit(url).path))
     try:
         found: tuple[Any, str] = FileSystem.from_uri(url)
-    except pyarrow.ArrowInvalid:
-        pass  # no scheme of pyarrow's
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
+        pass  # no scheme of pyarrow's, or one that it was built without
     else:
         return found
     try:

@@ -107,6 +107,7 @@ def test_file_with_wildcards_in_its_name(tree: Path) -> None:
         ("corpus/*.csv", "corpus/*.csv names no file of a known kind"),
         ("nowhere/*.jsonl", "nowhere/*.jsonl names no file of a known kind"),
         ("empty", "empty names no file of a known kind"),
+        ("s3:/x", "s3:/x cannot be read: "),
         ("nosuchscheme://x/y", "nosuchscheme://x/y cannot be read: "),
     ],
 )
