@@ -1,0 +1,217 @@
+"""Training texts: read from files, cut, tokenised once, kept as flat arrays.
+
+Rows may be `a`/`b`, `text_a`/`text_b`, `anchor`/`positive`/`negative(s)` or fields named by the
+caller; `topic` is optional.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet
+
+from nexus_vdb.errors import ConfigError, SourceError
+
+__all__ = [
+    "Pair",
+    "TokenTable",
+    "cut_text",
+    "expand",
+    "lexical_cosines",
+    "read_pairs",
+    "read_rows",
+    "read_texts",
+]
+
+_FIELD_PAIRS = (("a", "b"), ("text_a", "text_b"), ("anchor", "positive"))
+_NEGATIVES = ("negatives", "negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts that belong together; `negatives` look alike but do not."""
+
+    a: str
+    b: str
+    source: str = ""
+    topic: int = -1
+    negatives: tuple[str, ...] = ()
+
+
+def expand(specs: Iterable[str]) -> list[Path]:
+    """The files that paths and globs name, sorted within each; a path without a match stays."""
+    found = ((spec, sorted(glob(spec, recursive=True))) for spec in specs)  # noqa: PTH207
+    return [Path(path) for spec, paths in found for path in paths or [spec]]
+
+
+def read_rows(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Rows of Parquet, JSONL or plain text (`{"text": line}`) files, in order.
+
+    Raises:
+        SourceError: a file is missing, broken, or of another kind.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise SourceError(f"no such file: {path}")
+        try:
+            yield from _ROW_READERS[path.suffix](path)
+        except KeyError as error:
+            raise SourceError(
+                f"cannot read {path}", hint=f"files end in one of: {', '.join(_ROW_READERS)}"
+            ) from error
+        except (OSError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
+            raise SourceError(f"{path}: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(4096):
+        yield from batch.to_pylist()
+
+
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        yield from (json.loads(line) for line in lines if line.strip())
+
+
+def _text_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        yield from ({"text": line.strip()} for line in lines if line.strip())
+
+
+_ROW_READERS = {".parquet": _parquet_rows, ".jsonl": _jsonl_rows, ".txt": _text_rows}
+
+
+def read_texts(paths: Iterable[Path]) -> Iterator[str]:
+    """Every non-empty string that the rows hold, whatever the field, but for `source` labels."""
+    for row in read_rows(paths):
+        for key, value in row.items():
+            if isinstance(value, str) and value and key != "source":
+                yield value
+
+
+def read_pairs(
+    paths: Sequence[Path], *, fields: Sequence[str] = (), weights: Mapping[str, float] | None = None
+) -> Iterator[Pair]:
+    """The pairs of these files; `weights` keeps that share of a source's rows, chosen at random.
+
+    Raises:
+        SourceError: a file cannot be read, or its rows have no pair of fields.
+    """
+    random = np.random.default_rng(0)
+    weights = weights or {}
+    names: Sequence[str] = fields
+    for row in read_rows(paths):
+        names = names or _pair_fields(row)
+        source = str(row.get("source", ""))
+        keep = random.random() < weights.get(source, 1.0)
+        a, b = (row.get(name) for name in names[:2])
+        if keep and isinstance(a, str) and isinstance(b, str) and a.strip() and b.strip():
+            topic = row.get("topic")
+            yield Pair(a, b, source, topic if isinstance(topic, int) else -1, _negatives(row))
+
+
+def _pair_fields(row: Mapping[str, Any]) -> tuple[str, str]:
+    for names in _FIELD_PAIRS:
+        if all(name in row for name in names):
+            return names
+    raise SourceError(
+        f"no pair of texts in a row with the fields {', '.join(sorted(row))}",
+        hint="name them: --fields FIRST,SECOND",
+    )
+
+
+def _negatives(row: Mapping[str, Any]) -> tuple[str, ...]:
+    found = next((row[name] for name in _NEGATIVES if row.get(name)), ())
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def cut_text(text: str, *, limit: int) -> str:
+    """The text's beginning, at most `limit` characters, ended at a word."""
+    if len(text) <= limit:
+        return text
+    return text[:limit].rsplit(None, 1)[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenTable:
+    """Token ids of n texts in one flat array.
+
+    Attributes:
+        tokens: uint16 `[total]`; a vocabulary has at most 65,536 pieces.
+        offsets: int64 `[n + 1]`; text i is `tokens[offsets[i]:offsets[i + 1]]`.
+    """
+
+    tokens: npt.NDArray[np.uint16]
+    offsets: npt.NDArray[np.int64]
+
+    @classmethod
+    def build(cls, texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> TokenTable:
+        """Tokenise texts, each cut to `max_tokens`.
+
+        Raises:
+            ConfigError: the vocabulary does not fit 16 bits.
+        """
+        if tokenizer.get_piece_size() > 1 << 16:
+            raise ConfigError(f"vocab_size={tokenizer.get_piece_size()} is over 65536")
+        rows = [row[:max_tokens] for row in tokenizer.encode(list(texts), num_threads=2)]
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        flat = np.fromiter((token for row in rows for token in row), np.uint16, int(offsets[-1]))
+        return cls(flat, offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> npt.NDArray[np.uint16]:
+        """The ids of one text."""
+        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens in each text, int64 `[n]`."""
+        return np.diff(self.offsets)
+
+    def counts(self, vocab_size: int) -> npt.NDArray[np.int64]:
+        """How often each piece occurs, int64 `[vocab_size]`."""
+        return np.bincount(self.tokens, minlength=vocab_size)
+
+    def document_counts(self, vocab_size: int) -> npt.NDArray[np.int64]:
+        """In how many texts each piece occurs, int64 `[vocab_size]`."""
+        rows = np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+        unique = np.unique(rows * vocab_size + self.tokens)
+        return np.bincount(unique % vocab_size, minlength=vocab_size)
+
+    def idf(self, vocab_size: int) -> npt.NDArray[np.float32]:
+        """Inverse document frequency of each piece as BM25 has it, float32 `[vocab_size]`."""
+        containing = self.document_counts(vocab_size)
+        ratio = (len(self) - containing + 0.5) / (containing + 0.5)
+        return np.asarray(np.log1p(ratio), dtype=np.float32)
+
+    def padded(
+        self, rows: npt.NDArray[np.int64], *, pad_id: int = 0
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """`input_ids` and `attention_mask`, int64 `[len(rows), longest]`."""
+        lengths = self.lengths[rows]
+        mask = np.arange(max(int(lengths.max()), 1)) < lengths[:, None]
+        ids = np.full(mask.shape, pad_id, dtype=np.int64)
+        ids[mask] = np.concatenate([self[row] for row in rows])
+        return ids, mask.astype(np.int64)
+
+
+def lexical_cosines(
+    texts: Sequence[npt.NDArray[np.uint16]], idf: npt.NDArray[np.float32], *, k1: float = 1.2
+) -> npt.NDArray[np.float32]:
+    """Cosines `[n, n]` of the texts' exact bags: saturated term counts times IDF."""
+    rows = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    pieces, columns = np.unique(np.concatenate(texts), return_inverse=True)
+    counts = np.zeros((len(texts), len(pieces)), np.float32)
+    np.add.at(counts, (rows, columns), 1)
+    bags = counts * (k1 + 1) / (counts + k1) * idf[pieces]
+    bags /= np.linalg.norm(bags, axis=1, keepdims=True) + 1e-9
+    return np.asarray(bags @ bags.T)

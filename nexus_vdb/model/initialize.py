@@ -1,0 +1,103 @@
+"""Start a network where learning is short: from a teacher's vectors and the corpus's own counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nexus_vdb.hashing import ItqHash
+from nexus_vdb.model.data import TokenTable
+from nexus_vdb.model.network import NexusModel
+
+__all__ = ["TeacherSpace", "fit_fusion", "start_from_counts", "start_from_pieces"]
+
+Array = npt.NDArray[np.float32]
+
+_SIF = 1e-3  # Arora et al. 2017: weight a / (a + p)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TeacherSpace:
+    """A teacher's space turned so that leading coordinates carry most, at the student's width.
+
+    Attributes:
+        basis: float32 `[teacher dim, semantic dim]`; columns past the teacher's rank are zero.
+    """
+
+    basis: Array
+
+    @classmethod
+    def fit(cls, vectors: npt.NDArray[np.float16], *, dim: int) -> TeacherSpace:
+        """From a sample of the teacher's vectors `[n, d]`, by uncentred PCA (cosines are kept)."""
+        sample = vectors[:: max(1, len(vectors) // 50_000)].astype(np.float32)
+        _, axes = np.linalg.eigh(sample.T @ sample)
+        basis = np.zeros((vectors.shape[1], dim), np.float32)
+        kept = axes[:, ::-1][:, :dim]
+        basis[:, : kept.shape[1]] = kept
+        return cls(basis)
+
+    def turn(self, vectors: npt.NDArray[np.float16]) -> Array:
+        """Teacher vectors `[n, d]` → targets of the semantic head, float32 `[n, semantic dim]`."""
+        return np.asarray(vectors.astype(np.float32) @ self.basis)
+
+
+@torch.no_grad()
+def start_from_pieces(model: NexusModel, pieces: Array) -> None:
+    """Let token i start as the teacher's vector of piece i, `pieces` float32 `[V, semantic dim]`."""
+    width = min(model.config.d_model, pieces.shape[1])
+    scale = 1 / np.sqrt(np.square(pieces[:, :width]).mean())  # about 1 a coordinate, as AdamW likes
+    model.tokens.weight.zero_()
+    model.tokens.weight[:, :width] = torch.from_numpy(pieces[:, :width] * scale)
+    model.semantic.weight.copy_(torch.eye(*model.semantic.weight.shape))
+
+
+@torch.no_grad()
+def start_from_counts(model: NexusModel, table: TokenTable) -> None:
+    """Pooling weights from a piece's frequency (SIF), bag weights from its spread (IDF)."""
+    vocab = model.config.vocab_size
+    frequency = table.counts(vocab) / max(1, len(table.tokens))
+    model.pooling.log_weight.weight[:, 0] = torch.from_numpy(np.log(_SIF / (_SIF + frequency)))
+    idf = table.idf(vocab)
+    model.bag.log_weight.weight[:, 0] = torch.from_numpy(np.log(idf.clip(1e-3)))
+
+
+def _fit_anchors(model: NexusModel, pooled: torch.Tensor) -> None:
+    """Start spectral coordinates as principal components, small enough for a linear tanh."""
+    mean = pooled.mean(0)
+    values, axes = torch.linalg.eigh(torch.cov((pooled - mean).T.double()))
+    components = axes.flip(1)[:, : model.config.hash_bits].float()  # [d, 64]
+    deviation = values.flip(0)[0].sqrt().float()
+    # anchors(anchor_in(x)) = components.T @ (x - mean) / (2 * deviation), through an orthonormal map
+    inner = model.anchor_in.weight
+    torch.nn.init.orthogonal_(inner)
+    weight = components.T @ torch.linalg.pinv(inner) / (2 * deviation)
+    model.anchors.weight.copy_(weight)
+    model.anchors.bias.copy_(-(weight @ (inner @ mean)))
+
+
+@torch.no_grad()
+def fit_fusion(model: NexusModel, ids: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Start anchors and fusion as principal components, the hash as ITQ of what comes out.
+
+    Prefixes of a PCA keep inner products best in the least-squares sense: what the Matryoshka
+    loss then refines.
+
+    Args:
+        model: Changed in place: `anchors`, `fuse` and `hash_residual`.
+        ids: Batches of ids and masks, some thousand texts together.
+    """
+    model.eval()
+    _fit_anchors(model, torch.cat([model.pool(batch, mask.float())[0] for batch, mask in ids]))
+    concat = torch.cat([model.heads(batch, mask.float())[4] for batch, mask in ids]).double()
+    _, axes = torch.linalg.eigh(concat.T @ concat)
+    model.fuse.weight.copy_(axes.flip(1)[:, : model.config.embedding_dim].T)
+    embedding = torch.cat([model(batch, mask).embedding for batch, mask in ids])
+    itq = ItqHash.fit(embedding.numpy())
+    # Unit deviation of each logit: the residual then speaks as loud as the spectral coordinates.
+    scale = 1 / itq.logits(embedding.numpy()).std(0)
+    model.hash_residual.weight.copy_(torch.from_numpy((itq.projection * scale).T))
+    model.hash_residual.bias.copy_(torch.from_numpy(-(itq.mean @ itq.projection) * scale))
+    model.train()
