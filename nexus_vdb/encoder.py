@@ -1,0 +1,152 @@
+"""Texts to vectors with a bundle: SentencePiece and ONNX Runtime, nothing else.
+
+A bundle is a folder of `model.onnx`, `tokenizer.model`, `config.json` and `card.md`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import sentencepiece
+
+from nexus_vdb.errors import ConfigError, ModelError
+from nexus_vdb.hashing import pack
+from nexus_vdb.types import Floats, QueryBatch
+
+__all__ = ["DEFAULT_BUNDLE", "OnnxEncoder", "load_encoder"]
+
+DEFAULT_BUNDLE = "nexus-emb-edge"
+
+_BUNDLES = Path(__file__).parent / "bundles"
+_FILES = ("config.json", "model.onnx", "tokenizer.model")
+_HEADS = ("embedding", "semantic", "entity")
+_BATCH_TOKENS = 4096  # padded tokens of one run: enough to fill the cores, small enough for cache
+
+
+def load_encoder(name: str | None = None, *, threads: int | None = None) -> OnnxEncoder:
+    """The encoder of a shipped bundle's name or of a bundle folder; the shipped one by default.
+
+    Raises:
+        ModelError: there is no such bundle, or it is not whole.
+    """
+    folder = Path(name) if name and Path(name).is_dir() else _BUNDLES / (name or DEFAULT_BUNDLE)
+    if not folder.is_dir():
+        shipped = sorted(path.parent.name for path in _BUNDLES.glob("*/model.onnx"))
+        raise ModelError(
+            f"no model {name or DEFAULT_BUNDLE!r}",
+            hint=f"give a bundle folder, or one of: {', '.join(shipped) or 'none shipped'}",
+        )
+    return OnnxEncoder(folder, threads=threads)
+
+
+class OnnxEncoder:
+    """Meets `interfaces.Encoder`.
+
+    Args:
+        folder: A bundle.
+        threads: Of the network; all cores by default.
+    """
+
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+        contents = {}
+        for file in _FILES:
+            try:
+                contents[file] = (folder / file).read_bytes()
+            except OSError as error:
+                raise ModelError(
+                    f"{folder} is no model bundle: {file}: {error.strerror}",
+                    hint="make one by `nexus-vdb export`",
+                ) from error
+        self.name = folder.name
+        self.fingerprint = _fingerprint(contents)
+        try:
+            config: dict[str, Any] = json.loads(contents["config.json"])
+            self.max_tokens = int(config["max_tokens"])
+            self.cuts = tuple(sorted(config["matryoshka_dims"]))
+            self._tokenizer = sentencepiece.SentencePieceProcessor(
+                model_proto=contents["tokenizer.model"]
+            )
+            self._session = onnxruntime.InferenceSession(
+                contents["model.onnx"], _options(threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # each library has errors of its own
+            raise ModelError(f"{folder} is damaged: {error}") from error
+        self.dim = self.cuts[-1]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens in each text."""
+        return [len(ids) for ids in self._tokenizer.encode(list(texts))]
+
+    def encode(self, texts: Sequence[str]) -> QueryBatch:
+        """Embed texts, in their order; what is past `max_tokens` of a text is not seen."""
+        vectors, logits = self._run(texts, ("embedding", "hash_logits"))
+        return QueryBatch(vectors, logits, pack(logits))
+
+    def encode_head(self, texts: Sequence[str], head: str) -> Floats:
+        """One output alone: "embedding" `[n, 768]`, "semantic" `[n, 512]` or "entity" `[n, 256]`.
+
+        Raises:
+            ConfigError: there is no such head.
+        """
+        if head not in _HEADS:
+            raise ConfigError(f"Invalid head={head}; valid: {', '.join(_HEADS)}")
+        return self._run(texts, (head,))[0]
+
+    def _run(self, texts: Sequence[str], outputs: tuple[str, ...]) -> list[Floats]:
+        limit = self.max_tokens
+        # A text without a single piece (white space) is a lone padding token: a fixed vector.
+        tokens = [ids[:limit] or [0] for ids in self._tokenizer.encode(list(texts))]
+        widths = [self._width(name) for name in outputs]
+        columns = [np.empty((len(tokens), width), np.float32) for width in widths]
+        for rows in _batches([len(ids) for ids in tokens]):
+            feed = _padded([tokens[row] for row in rows])
+            for column, values in zip(columns, self._session.run(outputs, feed), strict=True):
+                column[rows] = values
+        return columns
+
+    def _width(self, output: str) -> int:
+        return next(int(o.shape[1]) for o in self._session.get_outputs() if o.name == output)
+
+
+def _fingerprint(contents: dict[str, bytes]) -> str:
+    """SHA-256 over the files that decide the vectors, by name and content."""
+    whole = hashlib.sha256()
+    for name in sorted(contents):
+        whole.update(name.encode() + hashlib.sha256(contents[name]).digest())
+    return whole.hexdigest()
+
+
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    # Waiting threads that spin would take the cores from reading and writing.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows of like lengths together, each batch within the token budget."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        # Sorted upwards: the next row would be the batch's longest.
+        if end == len(order) or (end + 1 - start) * lengths[order[end]] > _BATCH_TOKENS:
+            yield order[start:end]
+            start = end
+
+
+def _padded(tokens: list[list[int]]) -> dict[str, npt.NDArray[np.int64]]:
+    lengths = np.array([len(ids) for ids in tokens])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = [token for row in tokens for token in row]
+    return {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
