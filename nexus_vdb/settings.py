@@ -46,11 +46,22 @@ def load_settings(
 ) -> AnyModel:
     """Read a TOML file, if there is one, and put options over it; None is an option not given.
 
+    An option that is a mapping goes over the table of its name, key by key.
+
     Raises:
         ConfigError: the file cannot be read, a key is unknown or missing, or a value is wrong.
     """
-    given = {key: value for key, value in overrides.items() if value is not None}
-    return make_settings(model, (_read(path) if path else {}) | given)
+    return make_settings(model, _over(_read(path) if path else {}, overrides))
+
+
+def _over(table: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(table)
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            merged[key] = _over(merged.get(key, {}), value)
+        elif value is not None:
+            merged[key] = value
+    return merged
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -26,6 +26,10 @@ COMMANDS = {
     "copy": "nexus_vdb.cli.copy",
     "delete": "nexus_vdb.cli.delete",
     "eval": "nexus_vdb.cli.eval",
+    "tokenizer": "nexus_vdb.cli.tokenizer",
+    "train": "nexus_vdb.cli.train",
+    "distill": "nexus_vdb.cli.distill",
+    "export": "nexus_vdb.cli.export",
 }
 
 _FAILED, _INTERRUPTED = 3, 130

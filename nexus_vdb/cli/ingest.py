@@ -11,6 +11,7 @@ import click
 from nexus_vdb.cli.common import (
     STORES,
     as_json,
+    config_option,
     examples,
     model_option,
     note,
@@ -58,9 +59,7 @@ _INTERRUPTED = 130
     help="Set bad rows aside, or stop at the first.  [quarantine]",
 )
 @click.option("--quarantine", type=click.Path(path_type=Path), help="Where to.  [quarantine.jsonl]")
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML file; options override its keys."
-)
+@config_option
 @as_json
 def command(*, config: Path | None, as_json: bool, **options: Any) -> int:
     """Bring a store up to date with Parquet or JSONL files.

@@ -1,0 +1,142 @@
+"""The export job: a checkpoint → a bundle that ONNX Runtime alone can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from nexus_vdb.errors import ModelError, SourceError
+from nexus_vdb.model.bundle import load_checkpoint, write_config
+from nexus_vdb.model.data import TokenTable, expand, read_texts
+from nexus_vdb.model.export import center_hash, export_onnx, parity, quantize
+from nexus_vdb.model.network import NexusModel, count_parameters
+from nexus_vdb.model.tokenizer import load_tokenizer
+from nexus_vdb.model.trainer import latest_checkpoint
+from nexus_vdb.settings import Settings
+
+__all__ = ["ExportReport", "ExportSettings", "Precision", "run_export"]
+
+_PARITY = 1e-4
+
+
+class Precision(str, Enum):
+    """How the weights of a bundle are kept."""
+
+    INT8 = "int8"
+    FLOAT32 = "float32"
+
+
+class ExportSettings(Settings):
+    """What a bundle is made of."""
+
+    checkpoint: Path
+    tokenizer: Path
+    out: Path
+    sample: list[str]
+    sample_size: int = Field(4096, ge=64)
+    precision: Precision = Precision.INT8
+    max_tokens: int = Field(512, ge=8)
+    card: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What came out.
+
+    Attributes:
+        bundle: The folder.
+        step: Training step of the checkpoint.
+        parameters: Numbers in the network.
+        megabytes: Size of `model.onnx`.
+        parity: Largest difference between torch and ONNX in float32, over all outputs.
+        cosine: Mean cosine between the float32 vectors and the bundle's.
+    """
+
+    bundle: Path
+    step: int
+    parameters: int
+    megabytes: float
+    parity: float
+    cosine: float
+
+
+def run_export(
+    settings: ExportSettings, *, say: Callable[[str], None] = lambda line: None
+) -> ExportReport:
+    """Write the bundle.
+
+    Raises:
+        ModelError: there is no checkpoint, or ONNX and torch differ by more than 1e-4.
+        SourceError: the sample has too few texts.
+    """
+    checkpoint = _checkpoint(settings.checkpoint)
+    model, step = load_checkpoint(checkpoint)
+    parameters = count_parameters(model)
+    table = _sample(settings)
+    batches = [
+        table.padded(rows) for rows in np.array_split(np.arange(len(table)), len(table) // 32)
+    ]
+    say(f"centring the hash on {len(table):,} texts")
+    center_hash(model, [(torch.from_numpy(ids), torch.from_numpy(mask)) for ids, mask in batches])
+    max_tokens = min(settings.max_tokens, model.config.max_seq_len)
+    write_config(model, settings.out, max_tokens=max_tokens, tokenizer=settings.tokenizer)
+    say(f"writing {settings.precision.value} ONNX")
+    difference, cosine = _write_model(model, settings, batches[0])
+    (settings.out / "card.md").write_text(settings.card, encoding="utf-8")
+    size = (settings.out / "model.onnx").stat().st_size / 1e6
+    return ExportReport(settings.out, step, parameters, size, difference, cosine)
+
+
+def _checkpoint(path: Path) -> Path:
+    found = latest_checkpoint(path) if path.is_dir() else path
+    if found is None:
+        raise ModelError(f"no checkpoint in {path}", hint="train one: nexus-vdb distill --help")
+    return found
+
+
+def _sample(settings: ExportSettings) -> TokenTable:
+    """The corpus sample on which each bit's threshold is set to its median."""
+    texts = list(islice(read_texts(expand(settings.sample)), settings.sample_size))
+    if len(texts) < 64:
+        raise SourceError(f"{len(texts)} texts to centre the hash on; 64 are the least")
+    tokenizer = load_tokenizer(settings.tokenizer)
+    return TokenTable.build(texts, tokenizer, max_tokens=256)
+
+
+def _write_model(
+    model: NexusModel, settings: ExportSettings, batch: tuple[np.ndarray, np.ndarray]
+) -> tuple[float, float]:
+    """Write `model.onnx`; returns the float32 parity and the cosine to the float32 vectors."""
+    with torch.no_grad():
+        exact = model(*map(torch.from_numpy, batch)).embedding.numpy()
+    target = settings.out / "model.onnx"
+    with TemporaryDirectory() as folder:
+        plain = Path(folder) / "float32.onnx"
+        export_onnx(model, plain)
+        difference = max(parity(model, plain, *batch).values())
+        if difference > _PARITY:
+            raise ModelError(f"ONNX and torch differ by {difference:.1e}, more than {_PARITY}")
+        if settings.precision is Precision.FLOAT32:
+            target.write_bytes(plain.read_bytes())
+        else:
+            tables = Path(folder) / "tables.onnx"
+            export_onnx(model, tables, int8_tables=True)
+            quantize(tables, target)
+    return difference, _cosine(target, exact, batch)
+
+
+def _cosine(path: Path, exact: np.ndarray, batch: tuple[np.ndarray, np.ndarray]) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ids, mask = batch
+    found = session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})[0]
+    return float((found * exact).sum(1).mean())
