@@ -1,0 +1,184 @@
+"""The training job learns, resumes bit for bit, stops on nonsense; then teachers and export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nexus_vdb.encoder import load_encoder
+from nexus_vdb.errors import ConfigError, ModelError, SourceError
+from nexus_vdb.model.bundle import load_checkpoint
+from nexus_vdb.model.trainer import Schedule
+from nexus_vdb.pipelines.distill import run_distillation
+from nexus_vdb.pipelines.export import ExportSettings, run_export
+from nexus_vdb.pipelines.train import TrainSettings, run_training
+from nexus_vdb.settings import make_settings
+
+
+@pytest.fixture
+def values(pairs_file: Path, tokenizer_file: Path, network_file: Path, tmp_path: Path) -> Any:
+    return {
+        "network": network_file,
+        "tokenizer": tokenizer_file,
+        "pairs": [str(pairs_file)],
+        "out": tmp_path / "run",
+        "holdout": 100,
+        "schedule": {"steps": 40, "batch": 32, "warmup": 5, "checkpoint_every": 10},
+    }
+
+
+def settings(values: dict[str, Any], **schedule: Any) -> TrainSettings:
+    return make_settings(TrainSettings, values | {"schedule": values["schedule"] | schedule})
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_learns_what_partners_share(values: Any) -> None:
+    run_training(settings(values, steps=60))
+    rows = metrics(values["out"])
+    held_out = [row["mrr_768"] for row in rows if "mrr_768" in row]
+    losses = [row["contrastive"] for row in rows if "contrastive" in row]
+    assert held_out[-1] > held_out[0]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+
+
+def test_a_killed_run_resumes_bit_for_bit(values: Any) -> None:
+    whole = load_file(run_training(settings(values)))
+    checkpoints = sorted(values["out"].glob("step-*"))
+    assert [path.stem for path in checkpoints] == ["step-0000030", "step-0000040"]
+    checkpoints[-1].unlink()
+    resumed = load_file(run_training(settings(values)))
+    assert whole.keys() == resumed.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_finished_run_is_not_trained_again(values: Any) -> None:
+    first = run_training(settings(values, steps=10))
+    before = first.read_bytes()
+    assert run_training(settings(values, steps=10)).read_bytes() == before
+
+
+def test_a_checkpoint_of_another_network_is_refused(values: Any, network_file: Path) -> None:
+    run_training(settings(values, steps=10))
+    other = network_file.with_name("other.json")
+    other.write_text(network_file.read_text().replace('"d_ff": 64', '"d_ff": 32'))
+    with pytest.raises(ConfigError, match="another network"):
+        run_training(settings(values | {"network": other}))
+
+
+def test_a_loss_that_is_no_number_stops_with_the_checkpoint_kept(values: Any) -> None:
+    path = run_training(settings(values, steps=10))
+    tensors = load_file(path)
+    tensors["weights.model.fuse.weight"][0, 0] = torch.nan
+    config = load_checkpoint(path)[0].config
+    save_file(tensors, path, metadata={"step": "10", "config": config.model_dump_json()})
+    with pytest.raises(ModelError, match="nan at step 10"):
+        run_training(settings(values, steps=20))
+    assert path.exists()
+
+
+def test_too_few_pairs_are_an_error(values: Any) -> None:
+    with pytest.raises(SourceError, match="holdout"):
+        run_training(settings(values | {"holdout": 600}))
+    with pytest.raises(ConfigError, match="batch=5000"):
+        run_training(settings(values, batch=5000))
+
+
+def test_a_misspelt_setting_names_the_key(values: Any) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.learning_rat"):
+        settings(values, learning_rat=1)
+
+
+def test_learning_rates() -> None:
+    linear = Schedule(steps=110, warmup=10, learning_rate=1.0)
+    assert [linear.rate(step) for step in (0, 9, 10, 60)] == pytest.approx([0.1, 1.0, 1.0, 0.5])
+    wsd = linear.model_copy(update={"decay": "wsd"})
+    assert [wsd.rate(step) for step in (50, 89, 100)] == pytest.approx([1.0, 1.0, 0.5])
+    cosine = linear.model_copy(update={"decay": "cosine"})
+    assert cosine.rate(60) == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder: a table of word vectors, near for words of one topic."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from tests.model.conftest import TOPICS
+
+    random = np.random.default_rng(0)
+    words = {"[UNK]": 0}
+    table = [random.standard_normal(48)]
+    for topic in TOPICS.values():
+        direction = random.standard_normal(48) * 2
+        for word in topic:
+            words[word] = len(words)
+            table.append(direction + random.standard_normal(48))
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    static = StaticEmbedding(tokenizer, embedding_weights=np.array(table, np.float32))
+    folder = tmp_path_factory.mktemp("teacher") / "words"
+    SentenceTransformer(modules=[static], device="cpu").save(str(folder))
+    return folder
+
+
+def test_distillation_brings_the_semantic_head_to_the_teacher(
+    values: Any, teacher_folder: Path
+) -> None:
+    run_distillation(settings(values | {"teachers": [str(teacher_folder)]}, steps=60))
+    losses = [row["vector"] for row in metrics(values["out"]) if "vector" in row]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
+    assert list((values["out"] / "teacher").glob("words-*/*.npy"))
+
+
+def test_distillation_without_a_teacher_is_an_error(values: Any) -> None:
+    with pytest.raises(ConfigError, match="teachers"):
+        run_distillation(settings(values))
+    with pytest.raises(ModelError, match="no teacher 'nowhere'"):
+        run_distillation(settings(values | {"teachers": ["nowhere"]}))
+
+
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("int8", 0.98)])
+def test_export_gives_a_bundle_that_encodes_as_torch_does(
+    values: Any, tmp_path: Path, precision: str, least: float
+) -> None:
+    checkpoint = run_training(settings(values, steps=20))
+    export = {
+        "checkpoint": values["out"],
+        "tokenizer": values["tokenizer"],
+        "out": tmp_path / "bundle",
+        "sample": values["pairs"],
+        "precision": precision,
+    }
+    report = run_export(make_settings(ExportSettings, export))
+    assert report.step == 20
+    assert report.parity < 1e-4
+
+    encoder = load_encoder(str(tmp_path / "bundle"))
+    texts = ["harbour tide", "falcon", "", "oven flour " * 40]
+    found = encoder.encode(texts)
+    model, _ = load_checkpoint(checkpoint)
+    for row, text in enumerate(texts):
+        ids = encoder._tokenizer.encode(text)[:48] or [0]
+        with torch.no_grad():
+            wanted = model(torch.tensor([ids]), torch.ones(1, len(ids)).long())
+        assert float(found.vectors[row] @ wanted.embedding[0].numpy()) > least
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-5)
+    assert encoder.cuts == (256, 512, 768)
+    assert encoder.max_tokens == 48
+
+    sample = [json.loads(line)["b"] for line in Path(values["pairs"][0]).read_text().splitlines()]
+    bits = np.array(
+        [[code >> bit & 1 for bit in range(64)] for code in encoder.encode(sample).codes.tolist()]
+    )
+    assert np.abs(bits.mean(0) - 0.5).max() < 0.2
