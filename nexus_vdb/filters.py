@@ -1,7 +1,7 @@
 """`where={…}`: parsed into a small typed tree that every store gives the same meaning.
 
-    {"year": 2020}                              equality; a list field matches if it contains the value
-    {"year": {"$gte": 2018, "$lt": 2021}}       numbers, or dates as ISO 8601 strings
+    {"year": 2020}                           equality; a list matches if it contains the value
+    {"year": {"$gte": 2018, "$lt": 2021}}    numbers, or dates as ISO 8601 strings
     {"lang": {"$in": ["en", "de"]}, "draft": {"$ne": True}}          all keys must hold
     {"$or": [{"author.name": "Ada"}, {"author": {"$exists": False}}]}
 
@@ -199,7 +199,7 @@ def _bound(key: str, value: Any) -> float | datetime:
             )
         return date
     number = _scalar(key, value)
-    if isinstance(number, bool) or isinstance(number, str):
+    if isinstance(number, bool | str):
         raise FilterError(f"{key}: ranges take numbers or dates, not {value!r}")
     return number
 

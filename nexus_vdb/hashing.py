@@ -1,7 +1,7 @@
-"""64-bit codes: packing, text form, Hamming distance, asymmetric score, and ITQ for foreign vectors.
+"""64-bit codes: packing, text form, Hamming distance, asymmetric score, ITQ for foreign vectors.
 
-Bit i of a code, least significant first, is `logit_i > 0`. Documents keep the 64 bits; a query keeps
-its real-valued logits, which rank candidates better than its own bits would.
+Bit i of a code, least significant first, is `logit_i > 0`. Documents keep the 64 bits; a query
+keeps its real-valued logits, which rank candidates better than its own bits would.
 """
 
 from __future__ import annotations
