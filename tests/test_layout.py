@@ -26,14 +26,11 @@ ROOT = Path(__file__).parent.parent
 LINKED = ("configs", "connectors", "pipelines")
 
 # A module may import its own family (the first name below nexus_vdb), and the floors below it. On
-# the lowest two floors, which have no outside systems, it may import its neighbours as well.
+# the lowest two floors, which have no outside systems, it may import its neighbours as well. What
+# is named on no floor (interfaces, filters, corpus …) stands on the second.
 FLOORS = (
     {"types", "errors"},
-    {
-        *("interfaces", "filters", "hashing", "chunking", "metrics", "registry", "search"),
-        *("checks", "ranking", "records", "reports", "settings", "stages", "quarantine"),
-        *("corpus", "filesystems", "given", "jsonvalue"),
-    },
+    set[str](),
     {"configs", "connectors", "encoder", "model"},
     {"collection"},
     {"pipelines", "testing"},
@@ -79,7 +76,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 def _floor(module: str) -> int:
     family = module.partition(".")[0]
-    return next(number for number, floor in enumerate(FLOORS) if family in floor)
+    return next((number for number, floor in enumerate(FLOORS) if family in floor), 1)
 
 
 def _system(connector: str) -> str:
@@ -98,11 +95,6 @@ def _fault(importer: str, imported: str) -> str | None:
         return None
     neighbours = _floor(imported) == _floor(importer) < OPEN_FLOORS
     return None if neighbours else "a floor is imported from above only"
-
-
-def test_every_module_has_its_floor() -> None:
-    families = {name.partition(".")[0] for name in _modules()}
-    assert families - {"bundles"} <= set().union(*FLOORS)
 
 
 def test_imports_go_downwards() -> None:
