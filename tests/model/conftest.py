@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nexus_vdb.model.tokenizer import train_tokenizer
@@ -71,3 +72,26 @@ def network_file(pairs_file: Path) -> Path:
     }
     path.write_text(json.dumps(sizes))
     return path
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder: a table of word vectors, near for words of one topic."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    random = np.random.default_rng(0)
+    words = {"[UNK]": 0}
+    table = [random.standard_normal(48)]
+    for topic in TOPICS.values():
+        direction = random.standard_normal(48) * 2
+        for word in topic:
+            words[word] = len(words)
+            table.append(direction + random.standard_normal(48))
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    static = StaticEmbedding(tokenizer, embedding_weights=np.array(table, np.float32))
+    folder = tmp_path_factory.mktemp("teacher") / "words"
+    SentenceTransformer(modules=[static], device="cpu").save(str(folder))
+    return folder

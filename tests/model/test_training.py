@@ -107,31 +107,6 @@ def test_learning_rates() -> None:
     assert cosine.rate(60) == pytest.approx(0.5)
 
 
-@pytest.fixture(scope="session")
-def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence-transformers folder: a table of word vectors, near for words of one topic."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    from tests.model.conftest import TOPICS
-
-    random = np.random.default_rng(0)
-    words = {"[UNK]": 0}
-    table = [random.standard_normal(48)]
-    for topic in TOPICS.values():
-        direction = random.standard_normal(48) * 2
-        for word in topic:
-            words[word] = len(words)
-            table.append(direction + random.standard_normal(48))
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    static = StaticEmbedding(tokenizer, embedding_weights=np.array(table, np.float32))
-    folder = tmp_path_factory.mktemp("teacher") / "words"
-    SentenceTransformer(modules=[static], device="cpu").save(str(folder))
-    return folder
-
-
 def test_distillation_brings_the_semantic_head_to_the_teacher(
     values: Any, teacher_folder: Path
 ) -> None:
