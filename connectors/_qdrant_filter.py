@@ -1,0 +1,135 @@
+"""Filters as Qdrant conditions, in the form that its REST interface takes.
+
+Where Qdrant means something else than `nexus_vdb.filters`, the condition is built so that the
+difference does not show; where that cannot be done, it lets through too much and says so:
+
+- Numbers are compared by range, for a match of integers does not see floats.
+- Ranges compare as 64-bit floats, so bounds from 2**53 on are not exact.
+- Dates are read from `dates`, a copy of the metadata with the instants that `parse_date` finds:
+  Qdrant reads some other spellings than Python does.
+- Paths are quoted; a key with a quote or a backslash in it has no form at all.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any, TypeAlias
+
+from nexus_vdb.filters import And, Exists, Filter, In, Not, Or, Range, Scalar, parse_date
+from nexus_vdb.types import Metadata
+
+__all__ = ["Json", "condition_of", "dates_in"]
+
+Json: TypeAlias = dict[str, Any]
+
+_NOTHING: Json = {"has_id": []}
+_ANYTHING: Json = {"must_not": [_NOTHING]}
+
+_EXACT_BELOW = 2**53
+"""Integers up to here are themselves as 64-bit floats."""
+
+
+def condition_of(part: Filter) -> tuple[Json, bool]:
+    """A filter as Qdrant's, and whether it means the same.
+
+    Returns:
+        An object for the `filter` field of a request. If the second value is False, it also matches
+        records that do not satisfy the filter, and what it finds has to be tried again.
+    """
+    translator = _Translator()
+    return {"must": [translator.translate(part, negated=False)]}, translator.exact
+
+
+class _Translator:
+    """`negated` says whether the place in the tree is under an odd number of `Not`."""
+
+    def __init__(self) -> None:
+        self.exact = True
+
+    def translate(self, part: Filter, *, negated: bool) -> Json:
+        if isinstance(part, And):
+            return {"must": [self.translate(inner, negated=negated) for inner in part.parts]}
+        if isinstance(part, Or):
+            return _any_of([self.translate(inner, negated=negated) for inner in part.parts])
+        if isinstance(part, Not):
+            return {"must_not": [self.translate(part.part, negated=not negated)]}
+        key = _key("dates" if isinstance(part, Range) and part.is_date else "metadata", part.path)
+        if key is None:
+            return self._loosely(_ANYTHING, negated)
+        if isinstance(part, Exists):
+            return {"must_not": [{"is_empty": {"key": key}}]}
+        if isinstance(part, Range):
+            return self._range(key, part, negated)
+        values = part.values if isinstance(part, In) else (part.value,)
+        return self._equal(key, values, negated)
+
+    def _equal(self, key: str, values: Sequence[Scalar], negated: bool) -> Json:
+        texts = [value for value in values if isinstance(value, str) and _is_unicode(value)]
+        found: list[Json] = [{"key": key, "match": {"any": texts}}] if texts else []
+        for value in values:
+            if isinstance(value, bool):
+                found.append({"key": key, "match": {"value": value}})
+            elif not isinstance(value, str):
+                found.append(self._range(key, Range((), gte=value, lte=value), negated))
+        return _any_of(found)
+
+    def _range(self, key: str, part: Range, negated: bool) -> Json:
+        bounds = {name: getattr(part, name) for name in ("gt", "gte", "lt", "lte")}
+        given = {name: bound for name, bound in bounds.items() if bound is not None}
+        if part.is_date:
+            return {"key": key, "range": {name: _instant(bound) for name, bound in given.items()}}
+        if all(abs(bound) < _EXACT_BELOW for bound in given.values()):
+            return {"key": key, "range": given}
+        wider = {name[:2] + "e": _nearest_float(bound) for name, bound in given.items()}
+        return self._loosely({"key": key, "range": wider}, negated)
+
+    def _loosely(self, wider: Json, negated: bool) -> Json:
+        # What lets through too much keeps too much away once it is negated.
+        self.exact = False
+        return _NOTHING if negated else wider
+
+
+def _any_of(conditions: list[Json]) -> Json:
+    # To Qdrant, an empty list of choices is no condition.
+    return {"should": conditions} if conditions else _NOTHING
+
+
+def _key(field: str, path: Sequence[str]) -> str | None:
+    if any('"' in key or "\\" in key or not _is_unicode(key) for key in path):
+        return None
+    return ".".join([field, *(f'"{key}"' for key in path)])
+
+
+def _is_unicode(text: str) -> bool:
+    # Half a surrogate pair stands in no stored text, and cannot be sent.
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _nearest_float(bound: float) -> float:
+    most = sys.float_info.max
+    return float(max(-most, min(most, bound)))
+
+
+def _instant(date: datetime) -> str:
+    try:
+        date = date.astimezone(timezone.utc)
+    except OverflowError:  # in the first or last hours of the calendar
+        return date.isoformat()
+    return date.replace(tzinfo=None).isoformat() + "Z"
+
+
+def dates_in(metadata: Metadata) -> Json:
+    """The metadata with nothing but its dates, as UTC in one spelling; {} if it has none."""
+    found: Json = {}
+    for key, value in metadata.items():
+        if isinstance(value, dict):
+            inner: Any = dates_in(value)
+        else:
+            texts = value if isinstance(value, list) else [value]
+            parsed = (parse_date(text) for text in texts if isinstance(text, str))
+            inner = [_instant(date) for date in parsed if date is not None]
+        if inner:
+            found[key] = inner
+    return found

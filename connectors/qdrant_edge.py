@@ -1,0 +1,292 @@
+"""`qdrant-edge://PATH`: the Qdrant engine in this process, on a folder; no server.
+
+    manifest.json    schema and meta; written last when the store is made
+    lock             held while the store is open
+    shard/           the engine's own files
+
+The engine lets one process open a shard at a time, also for reading. It has no background work: a
+store that has grown is tidied up by the write that made it grow, or by `optimize`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nexus_vdb.checks import check_meta, check_schema
+from nexus_vdb.connectors._qdrant_edge import (
+    edge_config,
+    edge_filter,
+    edge_index,
+    edge_query,
+    engine,
+)
+from nexus_vdb.connectors._qdrant_filter import Json
+from nexus_vdb.connectors._qdrant_points import (
+    INDEXED,
+    Found,
+    Points,
+    collection_config,
+    schema_of,
+    schema_to_json,
+)
+from nexus_vdb.connectors._qdrant_store import PointStore
+from nexus_vdb.errors import (
+    ConfigError,
+    NexusError,
+    StoreCorrupt,
+    StoreError,
+    StoreNotFound,
+)
+from nexus_vdb.folders import FolderLock, write_durably
+from nexus_vdb.types import StoreInfo, StoreSchema
+
+__all__ = ["QdrantEdgeStore"]
+
+_MANIFEST, _SHARD = "manifest.json", "shard"
+_OURS = {_MANIFEST + ".tmp", _SHARD, "lock"}
+_POINTS_AT_ONCE = 2000
+_OPTIMIZE_AFTER = 50_000
+"""Points written before the engine is told to tidy up; it decides itself whether that is worth it."""
+
+
+@dataclass(slots=True)
+class _Opened:
+    folder: Path
+    shard: Any
+    meta: dict[str, Any]
+    lock: FolderLock
+    fresh: int = 0
+
+
+class QdrantEdgeStore(PointStore):
+    """A folder with one shard; made by `open`."""
+
+    def __init__(self, url: str, schema: StoreSchema, opened: _Opened) -> None:
+        super().__init__(url, schema)
+        self._held: _Opened | None = opened
+
+    @classmethod
+    def open(cls, url: str, schema: StoreSchema | None = None) -> QdrantEdgeStore:
+        """Open the store of a folder, or make one if a schema is given.
+
+        Args:
+            url: `qdrant-edge://./index`, `qdrant-edge://~/index` or `qdrant-edge:///abs/index`.
+            schema: Makes the store if it is missing; must fit it otherwise.
+
+        Raises:
+            ConfigError: the URL names no folder.
+            StoreNotFound: there is none, and no schema was given.
+            StoreLocked: it is open already, here or in another process.
+            DimensionMismatch: it holds vectors of another width.
+            FingerprintMismatch: it was filled by another model.
+            StoreCorrupt: a file is damaged.
+            StoreError: the folder holds something else, or cannot be written.
+        """
+        name = url.partition("://")[2]
+        if not name:
+            raise ConfigError(f"{url!r} names no folder", hint="write it as qdrant-edge://./index")
+        folder = Path(name).expanduser()
+        made = (folder / _MANIFEST).is_file()
+        if not made and schema is None:
+            raise StoreNotFound(f"nothing is stored at {url}", hint="ingest something first")
+        with _as_store_error(folder):
+            if not made:
+                _claim(folder)
+            lock = FolderLock(folder, hint="a shard opens once: close it there, or wait")
+            try:
+                return cls._locked(url, folder, schema, lock)
+            except BaseException:
+                lock.release()
+                raise
+
+    @classmethod
+    def _locked(
+        cls, url: str, folder: Path, schema: StoreSchema | None, lock: FolderLock
+    ) -> QdrantEdgeStore:
+        found = _read_manifest(url, folder / _MANIFEST)
+        if schema is not None:
+            check_schema(url, stored=found[0] if found else None, asked=schema)
+        if found is not None:
+            stored, meta = found
+            shard = engine.EdgeShard.load(str(folder / _SHARD))
+            return cls(url, stored, _Opened(folder, shard, meta, lock))
+        if schema is None:
+            raise StoreNotFound(f"nothing is stored at {url}", hint="ingest something first")
+        # Without a manifest, a shard is what is left of a making that was cut off.
+        shutil.rmtree(folder / _SHARD, ignore_errors=True)
+        shard = engine.EdgeShard.create(
+            str(folder / _SHARD), edge_config(collection_config(schema))
+        )
+        for field, kind in INDEXED.items():
+            shard.update(edge_index(field, kind))
+        shard.flush()
+        _write_manifest(folder, schema, {})
+        return cls(url, schema, _Opened(folder, shard, {}, lock))
+
+    def info(self) -> StoreInfo:
+        """What is stored; `details` has the engine, its segments and the bytes on disk."""
+        with self._open() as opened:
+            segments = opened.shard.info().segments_count
+            files = (path for path in (opened.folder / _SHARD).rglob("*") if path.is_file())
+            details = {
+                "engine": f"qdrant-edge-py {version('qdrant-edge-py')}",
+                "segments": segments,
+                "bytes": sum(path.stat().st_blocks * 512 for path in files),
+            }
+            meta = json.loads(json.dumps(opened.meta))
+        return StoreInfo(self._url, self._schema, self.count(), meta, details)
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Keep a small JSON value in the manifest."""
+        value = check_meta(key, value)
+        with self._open() as opened:
+            meta = {**opened.meta, key: value}
+            _write_manifest(opened.folder, self._schema, meta)
+            opened.meta = meta
+
+    def optimize(self) -> None:
+        """Merge segments, drop deleted points, and quantize what is new."""
+        with self._open() as opened:
+            opened.shard.optimize()
+            opened.shard.flush()
+            opened.fresh = 0
+
+    def close(self) -> None:
+        """Let go of shard and lock; a second call does nothing."""
+        if self._held is not None:
+            opened, self._held = self._held, None
+            opened.shard.close()
+            opened.lock.release()
+
+    # The engine
+
+    @contextmanager
+    def _open(self) -> Iterator[_Opened]:
+        if self._held is None:
+            raise StoreError(f"{self._url} is closed", hint="open it again")
+        with _as_store_error(self._held.folder):
+            yield self._held
+
+    def _query(self, requests: Sequence[Json]) -> list[list[Found]]:
+        with self._open() as opened:
+            batch = engine.QueryBatchRequest([edge_query(request) for request in requests])
+            return [[_found(one) for one in hits] for hits in opened.shard.query_batch(batch)]
+
+    def _scroll(
+        self,
+        where: Json | None,
+        *,
+        limit: int,
+        offset: str | None,
+        payload: Sequence[str] | bool = True,
+        vectors: Sequence[str] = (),
+    ) -> tuple[list[Found], str | None]:
+        request = engine.ScrollRequest(
+            limit=limit,
+            offset=offset,
+            filter=edge_filter(where),
+            with_payload=payload,
+            with_vector=list(vectors) or False,
+        )
+        with self._open() as opened:
+            page, following = opened.shard.scroll(request)
+        return [_found(one) for one in page], None if following is None else str(following)
+
+    def _retrieve(
+        self,
+        ids: Sequence[str],
+        *,
+        payload: Sequence[str] | bool = True,
+        vectors: Sequence[str] = (),
+    ) -> list[Found]:
+        with self._open() as opened:
+            found = opened.shard.retrieve(list(ids), payload, list(vectors) or False)
+        return [_found(one) for one in found]
+
+    def _count(self, where: Json | None) -> int:
+        with self._open() as opened:
+            request = engine.CountRequest(exact=True, filter=edge_filter(where))
+            return int(opened.shard.count(request))
+
+    def _write(self, points: Points) -> None:
+        with self._open() as opened:
+            for part in points.slices(most=_POINTS_AT_ONCE, most_bytes=1 << 26, bytes_per_number=8):
+                opened.shard.update(engine.UpdateOperation.upsert_points(_engine_points(part)))
+            opened.shard.flush()
+            opened.fresh += len(points)
+            grown = opened.fresh >= _OPTIMIZE_AFTER
+        if grown:
+            self.optimize()
+
+    def _delete(self, where: Json) -> None:
+        with self._open() as opened:
+            operation = engine.UpdateOperation.delete_points_by_filter(edge_filter(where))
+            opened.shard.update(operation)
+            opened.shard.flush()
+
+
+def _engine_points(points: Points) -> list[Any]:
+    rows = {name: vectors.tolist() for name, vectors in points.vectors.items()}
+    return [
+        engine.Point(id_, {name: column[row] for name, column in rows.items()}, payload)
+        for row, (id_, payload) in enumerate(zip(points.ids, points.payloads, strict=True))
+    ]
+
+
+def _found(point: Any) -> Found:
+    score = getattr(point, "score", 0.0)
+    return Found(str(point.id), point.payload or {}, point.vector or {}, score)
+
+
+def _claim(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file", hint="choose a new folder for the store")
+    if folder.exists() and {path.name for path in folder.iterdir()} - _OURS:
+        raise StoreError(
+            f"{folder} has files in it, but is no store", hint="choose an empty or new folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _read_manifest(url: str, path: Path) -> tuple[StoreSchema, dict[str, Any]] | None:
+    try:
+        value = json.loads(path.read_bytes())
+        meta = dict(value["meta"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreCorrupt(
+            f"{path} is damaged: {error}", hint="ingest again into a new folder"
+        ) from error
+    return schema_of(value, url), meta
+
+
+def _write_manifest(folder: Path, schema: StoreSchema, meta: dict[str, Any]) -> None:
+    value = {**schema_to_json(schema), "meta": meta}
+    write_durably(folder / _MANIFEST, json.dumps(value, indent=1).encode())
+
+
+@contextmanager
+def _as_store_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except NexusError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {error.filename or folder}: {error.strerror or error}",
+            hint="see that the disk has room and that the folder may be written",
+        ) from error
+    except Exception as error:  # the engine has no types of its own
+        reason = str(error).partition("\n")[0]
+        raise StoreError(
+            f"the Qdrant engine failed on {folder}: {reason}",
+            hint="see that the disk has room; a damaged store has to be ingested again",
+        ) from error
