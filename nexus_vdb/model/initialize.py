@@ -46,7 +46,7 @@ class TeacherSpace:
 
 @torch.no_grad()
 def start_from_pieces(model: NexusModel, pieces: Array) -> None:
-    """Let token i start as the teacher's vector of piece i, `pieces` float32 `[V, semantic dim]`."""
+    """Start token i as the teacher's vector of piece i: float32 `[V, semantic dim]`."""
     width = min(model.config.d_model, pieces.shape[1])
     scale = 1 / np.sqrt(np.square(pieces[:, :width]).mean())  # about 1 a coordinate, as AdamW likes
     model.tokens.weight.zero_()
@@ -70,7 +70,7 @@ def _fit_anchors(model: NexusModel, pooled: torch.Tensor) -> None:
     values, axes = torch.linalg.eigh(torch.cov((pooled - mean).T.double()))
     components = axes.flip(1)[:, : model.config.hash_bits].float()  # [d, 64]
     deviation = values.flip(0)[0].sqrt().float()
-    # anchors(anchor_in(x)) = components.T @ (x - mean) / (2 * deviation), through an orthonormal map
+    # anchors(anchor_in(x)) = components.T @ (x - mean) / (2 * deviation)
     inner = model.anchor_in.weight
     torch.nn.init.orthogonal_(inner)
     weight = components.T @ torch.linalg.pinv(inner) / (2 * deviation)

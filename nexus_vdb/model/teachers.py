@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ class Teacher:
             raise MissingExtra("sentence-transformers", extra="distill") from error
         self._model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
         self._model.to(torch.bfloat16)
-        self._model.max_seq_length = min(max_tokens, self._model.max_seq_length or max_tokens)
+        limit = self._model.max_seq_length
+        if limit is None or max_tokens < limit < math.inf:  # static tables have no limit to set
+            self._model.max_seq_length = max_tokens
         self.name = folder.parent.name if folder.name == "model" else folder.name
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float16]:
