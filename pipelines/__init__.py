@@ -1,1 +1,1 @@
-"""Jobs, one module each: each takes settings or arguments, and returns a report."""
+"""One job a file; imported as `nexus_vdb.pipelines`."""

@@ -9,23 +9,28 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nexus_vdb.collection import Collection
 from nexus_vdb.errors import ConfigError, SourceError
-from nexus_vdb.metrics import by_score, mrr, ndcg, recall
+from nexus_vdb.metrics import mrr, ndcg, recall
 from nexus_vdb.pipelines.ingest import IngestSettings, ingest
 from nexus_vdb.reports import IngestReport
 from nexus_vdb.search import choose_candidates, has_hash
+from nexus_vdb.stages import slices
 from nexus_vdb.types import Hit, QueryBatch, SearchPlan
 
 __all__ = ["TestSet", "evaluate", "fill", "read_test_set"]
 
+Found = dict[str, list[Hit]]
+"""Chunks by query id, best first."""
+
 _DEPTH = 100
 _TOP = 10
-_BATCH = 64  # queries of one search
+_BATCH = 512  # queries of one search: a store reads its vectors once for all of them
 
 
 class TestSet:
@@ -71,10 +76,10 @@ def fill(
     test: TestSet,
     *,
     progress: Callable[[IngestReport], None] | None = None,
-) -> None:
-    """Embed the corpus into a collection, as any ingest would."""
-    settings = IngestSettings(sources=[str(test.corpus)], id_field="_id")
-    ingest(collection, settings, progress=progress)
+) -> IngestReport:
+    """Embed the corpus into a collection, as any ingest would; bad rows are only counted."""
+    settings = IngestSettings(sources=[str(test.corpus)], id_field="_id", quarantine=None)
+    return ingest(collection, settings, progress=progress)
 
 
 def evaluate(
@@ -96,19 +101,19 @@ def evaluate(
     """
     started = time.perf_counter()
     runner = _Runner(collection, test, progress)
-    cuts: dict[str, dict[str, float]] = {}
-    for dim in sorted(collection.encoder.cuts, reverse=True):
+    full, *narrower = sorted(collection.encoder.cuts, reverse=True)
+    exact = runner.hits(collection.plan(k=_DEPTH + 1, candidates="exact", dim=full))
+    cuts = {str(full): _scores(test, exact)}
+    for dim in narrower:
         try:
-            plan = collection.plan(k=_DEPTH, candidates="exact", dim=dim)
-            cuts[str(dim)] = _scores(test, runner.documents(plan))
+            plan = collection.plan(k=_DEPTH + 1, candidates="exact", dim=dim)
+            cuts[str(dim)] = _scores(test, runner.hits(plan))
         except ConfigError:  # this store keeps no vectors of that width
-            if dim == collection.encoder.dim:
-                raise
-    full = cuts[str(collection.encoder.dim)]
+            continue
     return {
-        **full,
+        **cuts[str(full)],
         "cuts": cuts,
-        "prefilter": _prefilter(collection, test, runner),
+        "prefilter": _prefilter(collection, test, runner, exact),
         "queries": len(test.queries),
         "records": collection.info().count,
         "model": collection.encoder.name,
@@ -125,57 +130,60 @@ class _Runner:
         self._ids = list(test.queries)
         self._queries = collection.embed(list(test.queries.values()))
 
-    def hits(self, plan: SearchPlan) -> dict[str, list[Hit]]:
-        """Chunks by query."""
-        found: dict[str, list[Hit]] = {}
-        for start in range(0, len(self._ids), _BATCH):
-            ids = self._ids[start : start + _BATCH]
-            batch = _some(self._queries, start, start + _BATCH)
-            found.update(zip(ids, self._collection.store.search(batch, plan), strict=True))
-            if self._progress is not None:
-                self._progress(len(found), len(self._ids))
+    def hits(self, plan: SearchPlan) -> Found:
+        """Chunks by query, of as many documents as `plan.k` where there are that many."""
+        wanted, found = plan.k, Found()
+        rows = list(range(len(self._ids)))
+        while rows:
+            for some in slices(rows, _BATCH):
+                answers = self._collection.store.search(_take(self._queries, some), plan)
+                found.update(zip((self._ids[row] for row in some), answers, strict=True))
+                if self._progress is not None:
+                    self._progress(len(found), len(self._ids))
+            rows = [row for row in rows if self._lacks(found[self._ids[row]], wanted, plan.k)]
+            plan = replace(plan, k=2 * plan.k)
         return found
 
-    def documents(self, plan: SearchPlan) -> dict[str, list[str]]:
-        """Documents by query, as many as `plan.k` where there are that many."""
-        total = self._collection.info().count
-        k = plan.k + 1  # one may be the query itself
-        while True:
-            wider = SearchPlan(k, plan.candidates, plan.cuts, plan.target_recall)
-            hits = self.hits(wider)
-            runs = {query: _documents(found, query) for query, found in hits.items()}
-            if k >= total or all(len(run) >= plan.k for run in runs.values()):
-                return {query: run[: plan.k] for query, run in runs.items()}
-            k *= 2
+    @staticmethod
+    def _lacks(hits: list[Hit], wanted: int, asked: int) -> bool:
+        """Whether there are more hits to be had, and too few documents among these."""
+        return len(hits) == asked and len(_documents(hits)) < wanted
 
 
-def _prefilter(collection: Collection, test: TestSet, runner: _Runner) -> dict[str, Any] | None:
+def _prefilter(
+    collection: Collection, test: TestSet, runner: _Runner, exact: Found
+) -> dict[str, Any] | None:
     info = collection.info()
     if not has_hash(info):
         return None
     chosen = choose_candidates(info, k=_TOP)
     count = max(200, info.count * 3 // 100) if chosen == "exact" else chosen
-    exact = runner.hits(collection.plan(k=_TOP, candidates="exact"))
-    found = runner.hits(collection.plan(k=3 * _TOP, candidates=count))
-    runs = {query: _documents(hits, query) for query, hits in found.items()}
+    found = runner.hits(collection.plan(k=_TOP + 1, candidates=count))
+    scores = _scores(test, found)
     return {
         "candidates": count,
         "share": round(count / max(info.count, 1), 4),
-        f"ndcg@{_TOP}": ndcg(test.qrels, runs, k=_TOP),
-        f"mrr@{_TOP}": mrr(test.qrels, runs, k=_TOP),
+        f"ndcg@{_TOP}": scores[f"ndcg@{_TOP}"],
+        f"mrr@{_TOP}": scores[f"mrr@{_TOP}"],
         "recall_of_exact": _overlap(exact, found),
     }
 
 
-def _overlap(exact: dict[str, list[Hit]], found: dict[str, list[Hit]]) -> float:
-    kept = [
-        len({hit.id for hit in hits} & {hit.id for hit in found[query][:_TOP]}) / len(hits)
+def _overlap(exact: Found, found: Found) -> float:
+    """Share of the exact top chunks that the other search has among its own."""
+    shares = [
+        len({hit.id for hit in hits[:_TOP]} & {hit.id for hit in found[query][:_TOP]})
+        / len(hits[:_TOP])
         for query, hits in exact.items()
     ]
-    return sum(kept) / len(kept)
+    return sum(shares) / len(shares)
 
 
-def _scores(test: TestSet, runs: dict[str, list[str]]) -> dict[str, float]:
+def _scores(test: TestSet, found: Found) -> dict[str, float]:
+    runs = {
+        query: [document for document in _documents(hits) if document != query]
+        for query, hits in found.items()
+    }
     return {
         f"ndcg@{_TOP}": ndcg(test.qrels, runs, k=_TOP),
         f"recall@{_DEPTH}": recall(test.qrels, runs, k=_DEPTH),
@@ -183,18 +191,14 @@ def _scores(test: TestSet, runs: dict[str, list[str]]) -> dict[str, float]:
     }
 
 
-def _documents(hits: list[Hit], query: str) -> list[str]:
-    best: dict[str, float] = {}
-    for hit in hits:
-        if hit.document_id != query:
-            best[hit.document_id] = max(hit.score, best.get(hit.document_id, -1.0))
-    return by_score(best)
+def _documents(hits: list[Hit]) -> list[str]:
+    """Documents by their best chunk, which is the first of theirs."""
+    return list(dict.fromkeys(hit.document_id for hit in hits))
 
 
-def _some(queries: QueryBatch, start: int, end: int) -> QueryBatch:
-    return QueryBatch(
-        queries.vectors[start:end], queries.hash_logits[start:end], queries.codes[start:end]
-    )
+def _take(queries: QueryBatch, rows: Sequence[int]) -> QueryBatch:
+    some = list(rows)
+    return QueryBatch(queries.vectors[some], queries.hash_logits[some], queries.codes[some])
 
 
 def _query_texts(path: Path) -> Iterator[tuple[str, str]]:

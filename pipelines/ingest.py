@@ -86,7 +86,7 @@ class IngestSettings(Settings):
     max_delete: float = Field(0.1, ge=0, le=1)
     dry_run: bool = False
     on_error: OnError = OnError.QUARANTINE
-    quarantine: Path = Path("quarantine.jsonl")
+    quarantine: Path | None = Path("quarantine.jsonl")
 
     def fields(self) -> FieldMap:
         """Which field of a row means what."""

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from nexus_vdb.cli.common import as_json, examples, model_option, print_json, progress_bar, show
+from nexus_vdb.cli.common import (
+    as_json,
+    examples,
+    model_option,
+    note,
+    print_json,
+    progress_bar,
+    show,
+)
 
 __all__ = ["command"]
 
@@ -38,7 +46,11 @@ def command(*, folder: Path, model: str | None, url: str | None, split: str, as_
     with Collection(url or "memory://", model=model) as collection:
         if url is None:
             with progress_bar("documents") as update:
-                fill(collection, test, progress=lambda report: update(report.read, None, ""))
+                report = fill(
+                    collection, test, progress=lambda so_far: update(so_far.read, None, "")
+                )
+            if report.quarantined:
+                note(f"{report.quarantined:,} rows of the corpus are no documents; left out")
         with progress_bar("queries") as update:
             found = evaluate(collection, test, progress=lambda done, total: update(done, total, ""))
     if as_json:
