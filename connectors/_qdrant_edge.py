@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise MissingExtra("qdrant-edge-py", extra="edge") from error
 
-__all__ = ["edge_config", "edge_filter", "edge_index", "edge_query"]
+__all__ = ["edge_config", "edge_filter", "edge_index", "edge_query", "engine"]
 
 _DISTANCES = {"Cosine": engine.Distance.Cosine, "Dot": engine.Distance.Dot}
 _DATATYPES = {
@@ -71,10 +71,15 @@ def edge_filter(value: Json | None) -> Any:
     """A filter, or None."""
     if value is None:
         return None
-    clauses = {name: value.get(name) for name in ("must", "should", "must_not")}
     return engine.Filter(
-        **{name: [_condition(one) for one in part] for name, part in clauses.items() if part}
+        must=_conditions(value.get("must")),
+        should=_conditions(value.get("should")),
+        must_not=_conditions(value.get("must_not")),
     )
+
+
+def _conditions(values: list[Json] | None) -> list[Any] | None:
+    return [_condition(one) for one in values] if values else None
 
 
 def _condition(value: Json) -> Any:
@@ -98,7 +103,7 @@ def _field_condition(value: Json) -> Any:
             return engine.FieldCondition(value["key"], match=engine.MatchAny(match["any"]))
         wanted = match["value"]
         # The engine takes Python's booleans for integers, but not numpy's.
-        exact = np.bool_(wanted) if isinstance(wanted, bool) else wanted
+        exact: Any = np.bool_(wanted) if isinstance(wanted, bool) else wanted
         return engine.FieldCondition(value["key"], match=engine.MatchValue(exact))
     bounds = {name: bound for name, bound in value["range"].items() if bound is not None}
     dates = any(isinstance(bound, str) for bound in bounds.values())
@@ -120,7 +125,7 @@ def _stage(body: Json) -> dict[str, Any]:
     inner = [inner] if isinstance(inner, dict) else inner
     return {
         "limit": body["limit"],
-        "query": engine.Query.Nearest(body["query"], using=body["using"]),
+        "query": engine.Query.Nearest(body["query"]["nearest"], using=body["using"]),
         "prefetches": [engine.Prefetch(**_stage(one)) for one in inner or []],
         "filter": edge_filter(body.get("filter")),
         "params": _params(body.get("params")),

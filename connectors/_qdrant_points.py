@@ -311,7 +311,7 @@ def searches(
 
 def _hash_stage(logits: Floats, plan: SearchPlan) -> Json:
     return {
-        "query": logits.tolist(),
+        "query": {"nearest": logits.tolist()},
         "using": _HASH,
         "limit": max(int(plan.candidates), plan.k),
         "params": {"quantization": {"rescore": False}},
@@ -321,7 +321,7 @@ def _hash_stage(logits: Floats, plan: SearchPlan) -> Json:
 def _cut_stage(unit: Floats, cut: int, plan: SearchPlan) -> Json:
     last = cut == plan.cuts[-1]
     limit = plan.k + _SPARE if last else max(_SHORTLIST_PER_HIT * plan.k, _SHORTLIST_LEAST)
-    return {"query": unit.tolist(), "using": vector_name(cut), "limit": limit}
+    return {"query": {"nearest": unit.tolist()}, "using": vector_name(cut), "limit": limit}
 
 
 def _nested(stages: list[Json]) -> Json:

@@ -60,7 +60,7 @@ class PointStore(ABC):
         *,
         limit: int,
         offset: str | None,
-        payload: Sequence[str] | bool = True,
+        payload: list[str] | bool = True,
         vectors: Sequence[str] = (),
     ) -> tuple[list[Found], str | None]:
         """Points in order of id from `offset`, and the id that comes next."""
@@ -70,7 +70,7 @@ class PointStore(ABC):
         self,
         ids: Sequence[str],
         *,
-        payload: Sequence[str] | bool = True,
+        payload: list[str] | bool = True,
         vectors: Sequence[str] = (),
     ) -> list[Found]:
         """The points of these ids that are there, in any order."""
@@ -192,7 +192,7 @@ class PointStore(ABC):
         self,
         where: Json | None,
         *,
-        payload: Sequence[str] | bool = True,
+        payload: list[str] | bool = True,
         vectors: Sequence[str] = (),
         limit: int = _PAGE,
     ) -> Iterator[list[Found]]:

@@ -53,7 +53,7 @@ _MANIFEST, _SHARD = "manifest.json", "shard"
 _OURS = {_MANIFEST + ".tmp", _SHARD, "lock"}
 _POINTS_AT_ONCE = 2000
 _OPTIMIZE_AFTER = 50_000
-"""Points written before the engine is told to tidy up; it decides itself whether that is worth it."""
+"""Points written until the engine is told to tidy up, of which it does what is worth it."""
 
 
 @dataclass(slots=True)
@@ -185,7 +185,7 @@ class QdrantEdgeStore(PointStore):
         *,
         limit: int,
         offset: str | None,
-        payload: Sequence[str] | bool = True,
+        payload: list[str] | bool = True,
         vectors: Sequence[str] = (),
     ) -> tuple[list[Found], str | None]:
         request = engine.ScrollRequest(
@@ -203,7 +203,7 @@ class QdrantEdgeStore(PointStore):
         self,
         ids: Sequence[str],
         *,
-        payload: Sequence[str] | bool = True,
+        payload: list[str] | bool = True,
         vectors: Sequence[str] = (),
     ) -> list[Found]:
         with self._open() as opened:

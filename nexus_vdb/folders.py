@@ -1,4 +1,4 @@
-"""Stores that are folders: files replaced as a whole, and a lock for the one process that writes."""
+"""Stores that are folders: files replaced as a whole, and a lock for whoever has it open."""
 
 from __future__ import annotations
 
