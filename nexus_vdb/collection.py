@@ -24,7 +24,14 @@ from nexus_vdb.given import GIVEN, GivenSource, as_documents
 from nexus_vdb.interfaces import Encoder, Store
 from nexus_vdb.registry import load_job, open_store
 from nexus_vdb.reports import CopyReport, IngestReport
-from nexus_vdb.search import Candidates, check_model, make_plan, stored_hash, vector_queries
+from nexus_vdb.search import (
+    EXACT_BELOW,
+    Candidates,
+    check_model,
+    make_plan,
+    stored_hash,
+    vector_queries,
+)
 from nexus_vdb.types import (
     Document,
     Floats,
@@ -284,7 +291,7 @@ class Collection:
     ) -> SearchPlan:
         """How a search would be carried out, with "auto" resolved."""
         info, tree = self.info(), parse_filter(where)
-        counted = tree is not None and candidates == "auto" and "hash" in info.meta
+        counted = tree is not None and candidates == "auto" and info.count > EXACT_BELOW
         return make_plan(
             info,
             k=k,
