@@ -13,12 +13,7 @@ import numpy as np
 
 from nexus_vdb.checks import check_schema
 from nexus_vdb.chunking import chunk_id
-from nexus_vdb.errors import (
-    ConfigError,
-    FingerprintMismatch,
-    StoreError,
-    StoreNotFound,
-)
+from nexus_vdb.errors import ConfigError, FingerprintMismatch, StoreError, StoreNotFound
 from nexus_vdb.filters import parse_filter
 from nexus_vdb.given import GIVEN, GivenSource, as_documents
 from nexus_vdb.interfaces import Encoder, Store
