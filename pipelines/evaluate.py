@@ -90,8 +90,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Search a filled collection with every judged query.
 
-    A document counts once, by its best chunk; a document with the id of the query is left out, as
-    BEIR does.
+    A document counts once, by its best chunk; one that is the query itself, id and text, is left
+    out.
 
     Returns:
         `ndcg@10`, `recall@100` and `mrr@10` of the exact order at full width; `cuts`: the same at
@@ -181,7 +181,7 @@ def _overlap(exact: Found, found: Found) -> float:
 
 def _scores(test: TestSet, found: Found) -> dict[str, float]:
     runs = {
-        query: [document for document in _documents(hits) if document != query]
+        query: _documents([hit for hit in hits if not _is_query(hit, query, test.queries[query])])
         for query, hits in found.items()
     }
     return {
@@ -189,6 +189,11 @@ def _scores(test: TestSet, found: Found) -> dict[str, float]:
         f"recall@{_DEPTH}": recall(test.qrels, runs, k=_DEPTH),
         f"mrr@{_TOP}": mrr(test.qrels, runs, k=_TOP),
     }
+
+
+def _is_query(hit: Hit, query: str, text: str) -> bool:
+    """Whether it is the query itself: its id alone can be a coincidence of two countings."""
+    return hit.document_id == query and hit.text.strip() == text.strip()
 
 
 def _documents(hits: list[Hit]) -> list[str]:

@@ -44,7 +44,6 @@ class ExportSettings(Settings):
     sample_size: int = Field(4096, ge=64)
     precision: Precision = Precision.INT8
     max_tokens: int = Field(512, ge=8)
-    card: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ def run_export(
     write_config(model, settings.out, max_tokens=max_tokens, tokenizer=settings.tokenizer)
     say(f"writing {settings.precision.value} ONNX")
     difference, cosine = _write_model(model, settings, batches[0])
-    (settings.out / "card.md").write_text(settings.card, encoding="utf-8")
+    _write_card(settings.out, model, step)
     size = (settings.out / "model.onnx").stat().st_size / 1e6
     return ExportReport(settings.out, step, parameters, size, difference, cosine)
 
@@ -131,6 +130,18 @@ def _write_model(
             export_onnx(model, tables, int8_tables=True)
             quantize(tables, target)
     return difference, _cosine(target, exact, batch)
+
+
+def _write_card(folder: Path, model: NexusModel, step: int) -> None:
+    """Start a card with the facts known here; one that is there was written by people and stays."""
+    path = folder / "card.md"
+    if not path.exists():
+        facts = "\n".join(f"- {key}: {value}" for key, value in model.config.model_dump().items())
+        path.write_text(
+            f"# {folder.name}\n\nA NEXUS-EMB model, exported at training step {step}.\n\n{facts}\n\n"
+            "Data, licence and measures: to be written by whoever trained it.\n",
+            encoding="utf-8",
+        )
 
 
 def _cosine(path: Path, exact: np.ndarray, batch: tuple[np.ndarray, np.ndarray]) -> float:
