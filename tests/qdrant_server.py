@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -304,7 +305,8 @@ for _method in _Handler.methods:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[QdrantServer]:
-    """A server with its shards in a folder."""
-    with QdrantServer(folder) as server:
-        yield server
+def quick_folder() -> Iterator[Path]:
+    """A temporary folder, in memory where there is one: the engine waits for the disk often."""
+    memory = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
