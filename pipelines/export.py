@@ -138,7 +138,7 @@ def _write_card(folder: Path, model: NexusModel, step: int) -> None:
     if not path.exists():
         facts = "\n".join(f"- {key}: {value}" for key, value in model.config.model_dump().items())
         path.write_text(
-            f"# {folder.name}\n\nA NEXUS-EMB model, exported at training step {step}.\n\n{facts}\n\n"
+            f"# {folder.name}\n\nA NEXUS-EMB model of training step {step}.\n\n{facts}\n\n"
             "Data, licence and measures: to be written by whoever trained it.\n",
             encoding="utf-8",
         )
