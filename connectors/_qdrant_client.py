@@ -104,8 +104,9 @@ def _options(query: str) -> dict[str, int]:
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in options:
             raise ConfigError(f"unknown option {name!r} in a URL; valid: {', '.join(_OPTIONS)}")
-        if not value.isdecimal():
-            raise ConfigError(f"Invalid {name}={value!r} in a URL; valid: a number")
+        least = min(_OPTIONS[name], 1)
+        if not value.isdecimal() or int(value) < least:
+            raise ConfigError(f"Invalid {name}={value!r} in a URL; valid: {least} or more")
         options[name] = int(value)
     return options
 

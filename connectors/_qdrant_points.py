@@ -36,14 +36,17 @@ __all__ = [
     "Found",
     "Points",
     "collection_config",
+    "column",
     "hit_of",
     "is_point_id",
+    "metadata_of",
     "points_of",
     "records_of",
     "schema_of",
     "schema_to_json",
     "searches",
     "vector_name",
+    "vectors_of",
 ]
 
 FORMAT = 1
@@ -55,6 +58,8 @@ HIT_FIELDS = ["document_id", "text", "metadata"]
 _HASH = "hash"
 _SPARE = 16
 """Hits asked for beyond k: the engine cuts equal scores at random, we cut them by id."""
+
+_NOT_OURS = "something else writes to this collection, or it is damaged: ingest into a new one"
 
 _SHORTLIST_PER_HIT = 4
 _SHORTLIST_LEAST = 64
@@ -241,37 +246,49 @@ def records_of(found: Sequence[Found], dim: int) -> Records:
     """Points with whole payloads and their widest vector as records.
 
     Raises:
-        StoreCorrupt: a point lacks a field.
+        StoreCorrupt: a point lacks a field or its vector.
     """
-    name = vector_name(dim)
-    with_vectors = [point.vectors[name] for point in found]
-    payloads = [point.payload for point in found]
-    vectors = np.array(with_vectors, dtype=np.float32).reshape(len(found), dim)
     return Records(
         ids=[point.id for point in found],
-        document_ids=_column(found, "document_id"),
-        ordinals=np.array(_column(found, "ordinal"), dtype=np.int32),
-        texts=_column(found, "text"),
-        metadata=[_metadata(payload) for payload in payloads],
-        content_hashes=_column(found, "content_hash"),
-        vectors=vectors,
-        codes=from_hex(_column(found, "hash")),
+        document_ids=column(found, "document_id"),
+        ordinals=np.array(column(found, "ordinal"), dtype=np.int32),
+        texts=column(found, "text"),
+        metadata=[metadata_of(point) for point in found],
+        content_hashes=column(found, "content_hash"),
+        vectors=vectors_of(found, dim),
+        codes=from_hex(column(found, "hash")),
     )
 
 
-def _column(found: Sequence[Found], name: str) -> list[Any]:
-    try:
-        return [point.payload[name] for point in found]
-    except KeyError as error:
-        point = next(point for point in found if name not in point.payload)
-        raise StoreCorrupt(
-            f"point {point.id} has no field {name!r}",
-            hint="something else writes to this collection; give it one of its own",
-        ) from error
+def column(found: Sequence[Found], name: str) -> list[Any]:
+    """A field of the payloads.
+
+    Raises:
+        StoreCorrupt: one lacks it.
+    """
+    missing = next((point for point in found if name not in point.payload), None)
+    if missing is not None:
+        raise StoreCorrupt(f"point {missing.id} has no field {name!r}", hint=_NOT_OURS)
+    return [point.payload[name] for point in found]
 
 
-def _metadata(payload: Json) -> Metadata:
-    return payload.get("metadata") or {}
+def vectors_of(found: Sequence[Found], dim: int) -> Floats:
+    """Their widest vectors, float32 `[n, dim]`.
+
+    Raises:
+        StoreCorrupt: one is missing.
+    """
+    name = vector_name(dim)
+    missing = next((point for point in found if name not in point.vectors), None)
+    if missing is not None:
+        raise StoreCorrupt(f"point {missing.id} has no vector {name!r}", hint=_NOT_OURS)
+    vectors = [point.vectors[name] for point in found]
+    return np.array(vectors, dtype=np.float32).reshape(len(found), dim)
+
+
+def metadata_of(point: Found) -> Metadata:
+    """The metadata of a point that came with them."""
+    return point.payload.get("metadata") or {}
 
 
 def hit_of(point: Found) -> Hit:
@@ -280,8 +297,8 @@ def hit_of(point: Found) -> Hit:
     Raises:
         StoreCorrupt: it lacks a field.
     """
-    [document_id], [text] = _column([point], "document_id"), _column([point], "text")
-    return Hit(point.id, document_id, point.score, text, _metadata(point.payload))
+    [document_id], [text] = column([point], "document_id"), column([point], "text")
+    return Hit(point.id, document_id, point.score, text, metadata_of(point))
 
 
 def searches(

@@ -15,12 +15,15 @@ from nexus_vdb.connectors._qdrant_points import (
     HIT_FIELDS,
     Found,
     Points,
+    column,
     hit_of,
     is_point_id,
+    metadata_of,
     points_of,
     records_of,
     searches,
     vector_name,
+    vectors_of,
 )
 from nexus_vdb.filters import Filter, matches
 from nexus_vdb.ranking import best_rows, cosines, cut_vectors, in_order
@@ -143,10 +146,8 @@ class PointStore(ABC):
         for part in _parts(document_ids):
             where = {"must": [{"key": "document_id", "match": {"any": part}}]}
             for page in self._pages(where, payload=_FINGERPRINT_FIELDS):
-                for point in page:
-                    document_id, ordinal, digest = (
-                        point.payload[name] for name in _FINGERPRINT_FIELDS
-                    )
+                columns = (column(page, name) for name in _FINGERPRINT_FIELDS)
+                for document_id, ordinal, digest in zip(*columns, strict=True):
                     hashes.setdefault(document_id, {})[ordinal] = digest
         return hashes
 
@@ -184,9 +185,7 @@ class PointStore(ABC):
         # What Qdrant cannot decide is decided here, and it is told the result.
         pages = self._pages(condition, payload=["metadata"])
         points = (point for page in pages for point in page)
-        return _has_id(
-            [one.id for one in points if matches(where, one.payload.get("metadata") or {})]
-        )
+        return _has_id([point.id for point in points if matches(where, metadata_of(point))])
 
     def _pages(
         self,
@@ -229,9 +228,7 @@ class PointStore(ABC):
         ]
 
     def _units(self, found: Sequence[Found], cut: int) -> Floats:
-        name, dim = vector_name(self._schema.dim), self._schema.dim
-        vectors = np.array([point.vectors[name] for point in found], dtype=np.float32)
-        return cut_vectors(vectors.reshape(len(found), dim), cut)
+        return cut_vectors(vectors_of(found, self._schema.dim), cut)
 
 
 def _scored(found: Sequence[Found], scores: Floats) -> list[Found]:

@@ -51,6 +51,7 @@ __all__ = ["QdrantEdgeStore"]
 
 _MANIFEST, _SHARD = "manifest.json", "shard"
 _OURS = {_MANIFEST + ".tmp", _SHARD, "lock"}
+_REBUILD = "ingest again into a new folder, or restore this one from a copy"
 _POINTS_AT_ONCE = 2000
 _OPTIMIZE_AFTER = 50_000
 """Points written until the engine is told to tidy up, of which it does what is worth it."""
@@ -115,8 +116,7 @@ class QdrantEdgeStore(PointStore):
             check_schema(url, stored=found[0] if found else None, asked=schema)
         if found is not None:
             stored, meta = found
-            shard = engine.EdgeShard.load(str(folder / _SHARD))
-            return cls(url, stored, _Opened(folder, shard, meta, lock))
+            return cls(url, stored, _Opened(folder, _load(folder / _SHARD), meta, lock))
         if schema is None:
             raise StoreNotFound(f"nothing is stored at {url}", hint="ingest something first")
         # Without a manifest, a shard is what is left of a making that was cut off.
@@ -232,6 +232,17 @@ class QdrantEdgeStore(PointStore):
             opened.shard.flush()
 
 
+def _load(folder: Path) -> Any:
+    try:
+        return engine.EdgeShard.load(str(folder))
+    except Exception as error:  # the engine has no types of its own
+        raise StoreCorrupt(f"{folder} cannot be opened: {_reason(error)}", hint=_REBUILD) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
 def _engine_points(points: Points) -> list[Any]:
     rows = {name: vectors.tolist() for name, vectors in points.vectors.items()}
     return [
@@ -262,9 +273,7 @@ def _read_manifest(url: str, path: Path) -> tuple[StoreSchema, dict[str, Any]] |
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreCorrupt(
-            f"{path} is damaged: {error}", hint="ingest again into a new folder"
-        ) from error
+        raise StoreCorrupt(f"{path} is damaged: {error}", hint=_REBUILD) from error
     return schema_of(value, url), meta
 
 
@@ -285,8 +294,7 @@ def _as_store_error(folder: Path) -> Iterator[None]:
             hint="see that the disk has room and that the folder may be written",
         ) from error
     except Exception as error:  # the engine has no types of its own
-        reason = str(error).partition("\n")[0]
         raise StoreError(
-            f"the Qdrant engine failed on {folder}: {reason}",
-            hint="see that the disk has room; a damaged store has to be ingested again",
+            f"the Qdrant engine failed on {folder}: {_reason(error)}",
+            hint=f"see that the disk has room; if it is damaged, {_REBUILD}",
         ) from error

@@ -1,22 +1,368 @@
 from __future__ import annotations
 
-import tempfile
+import os
+import socket
+import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from qdrant_client import models
+from qdrant_client.conversions.conversion import RestToGrpc
 
-from nexus_vdb.testing.store import StoreContract
-from tests.qdrant_server import QdrantServer
+from nexus_vdb.connectors._qdrant_client import Address, Retry
+from nexus_vdb.connectors._qdrant_filter import condition_of
+from nexus_vdb.connectors._qdrant_points import collection_config, searches
+from nexus_vdb.connectors.memory import MemoryStore
+from nexus_vdb.connectors.qdrant import QdrantStore
+from nexus_vdb.errors import (
+    ConfigError,
+    StoreCorrupt,
+    StoreError,
+    StoreNotFound,
+    StoreUnavailable,
+)
+from nexus_vdb.filters import parse_filter
+from nexus_vdb.testing.compare import Pair
+from nexus_vdb.testing.store import (
+    SAMPLE_FILTERS,
+    StoreContract,
+    sample_id,
+    sample_queries,
+    sample_records,
+)
+from nexus_vdb.types import SearchPlan, StoreSchema
+from tests.qdrant_server import QdrantServer, quick_folder
+
+SCHEMA = StoreSchema(dim=96, cuts=(32, 96), fingerprint="a" * 64, model="fake")
+QUICK = Retry(first=0.01, most=0.05)
 
 
 @pytest.fixture
 def server() -> Iterator[QdrantServer]:
-    with tempfile.TemporaryDirectory() as folder, QdrantServer(Path(folder)) as server:
+    with quick_folder() as folder, QdrantServer(folder) as server:
         yield server
+
+
+@pytest.fixture
+def store(server: QdrantServer) -> Iterator[QdrantStore]:
+    """Sixty records, and a server that has forgotten the requests so far."""
+    store = QdrantStore.open(server.url("docs"), SCHEMA, retry=QUICK)
+    store.upsert(sample_records(60, dim=96))
+    server.requests.clear()
+    yield store
+    store.close()
 
 
 class TestQdrantStore(StoreContract):
     @pytest.fixture
     def store_url(self, server: QdrantServer) -> str:
         return server.url("docs")
+
+
+LIVE = os.environ.get("NEXUS_TEST_QDRANT_URL", "")
+
+
+@pytest.mark.skipif(not LIVE, reason="NEXUS_TEST_QDRANT_URL names no server")
+class TestLiveQdrantStore(StoreContract):
+    @pytest.fixture
+    def store_url(self) -> Iterator[str]:
+        base, _, options = LIVE.partition("?")
+        url = f"{base.rstrip('/')}/nexus_vdb_test_{uuid.uuid4().hex}?{options}".rstrip("?")
+        yield url
+        address = Address.parse(url)
+        client = address.connect()
+        client.delete_collection(address.collection)
+        client.close()
+
+
+# What is sent
+
+
+def test_the_collection_is_made_with_its_index_before_there_is_data(server: QdrantServer) -> None:
+    QdrantStore.open(server.url("docs"), SCHEMA).close()
+    made = next(request for request in server.requests if request.method == "PUT")
+    vectors = made.body["vectors"]
+    sizes = {name: one["size"] for name, one in vectors.items()}
+    assert sizes == {"d32": 32, "d96": 96, "hash": 64}
+    assert vectors["d96"]["distance"] == "Cosine"
+    assert vectors["hash"]["distance"] == "Dot"
+    bits = vectors["hash"]["quantization_config"]["binary"]
+    assert (bits["always_ram"], bits["query_encoding"]) == (True, "scalar8bits")
+    assert made.body["hnsw_config"]["m"] == vectors["hash"]["hnsw_config"]["m"] == 0
+    assert made.body["metadata"] == {
+        "nexus_vdb": {
+            "format": 1,
+            "dim": 96,
+            "cuts": [32, 96],
+            "fingerprint": "a" * 64,
+            "model": "fake",
+        }
+    }
+    assert server.requests[-1].path == "/collections/docs/index"
+    assert server.requests[-1].body["field_name"] == "document_id"
+
+
+def test_a_graph_over_the_hash_is_an_option(server: QdrantServer) -> None:
+    QdrantStore.open(server.url("docs", "?hnsw=16"), SCHEMA).close()
+    body = server.collections["docs"].body
+    assert body["vectors"]["hash"]["hnsw_config"]["m"] == 16
+    assert body["hnsw_config"]["m"] == 0
+
+
+def test_an_index_that_a_cut_off_making_lacks_is_made_later(server: QdrantServer) -> None:
+    QdrantStore.open(server.url("docs"), SCHEMA).close()
+    server.collections["docs"].indexes.clear()
+    QdrantStore.open(server.url("docs"), SCHEMA).close()
+    assert list(server.collections["docs"].indexes) == ["document_id"]
+
+
+def test_a_batch_of_queries_is_one_nested_request(server: QdrantServer, store: QdrantStore) -> None:
+    plan = SearchPlan(k=5, candidates=40, cuts=(32, 96))
+    store.search(sample_queries(8, dim=96), plan, parse_filter({"lang": "en"}))
+    [request] = server.requests
+    assert request.path == "/collections/docs/points/query/batch"
+    assert len(request.body["searches"]) == 8
+    wide = request.body["searches"][0]
+    [narrow] = wide["prefetch"] if isinstance(wide["prefetch"], list) else [wide["prefetch"]]
+    [hashed] = narrow["prefetch"] if isinstance(narrow["prefetch"], list) else [narrow["prefetch"]]
+    assert [stage["using"] for stage in (wide, narrow, hashed)] == ["d96", "d32", "hash"]
+    assert hashed["limit"] == 40
+    assert hashed["params"]["quantization"]["rescore"] is False
+    assert hashed["filter"]["must"]
+
+
+def test_fingerprints_ask_for_three_fields_at_once(
+    server: QdrantServer, store: QdrantStore
+) -> None:
+    found = store.fingerprints([f"doc/0/{index}" for index in range(30)])
+    assert len(found) == 20
+    [request] = server.requests
+    assert request.body["with_payload"] == ["document_id", "ordinal", "content_hash"]
+
+
+def test_uploads_stay_far_below_what_a_server_takes(server: QdrantServer) -> None:
+    pair = Pair(QdrantStore.open(server.url("docs"), SCHEMA), MemoryStore.open("memory://", SCHEMA))
+    records = sample_records(150, dim=96)
+    texts = [letter * 150_000 for letter in "aé\n" * 50]
+    pair.upsert(replace(records, texts=texts))
+    uploads = [one for one in server.requests if one.path == "/collections/docs/points"]
+    assert sum(one.size for one in uploads) > 28e6
+    assert 4 <= len(uploads) <= 6
+    assert all(one.size <= 8 << 20 for one in uploads)
+    assert pair.store.count() == 150
+    assert pair.store.get(records.ids).texts == texts
+    pair.store.close()
+
+
+def test_coordinates_survive_the_shorter_numbers(server: QdrantServer, store: QdrantStore) -> None:
+    records = sample_records(60, dim=96)
+    np.testing.assert_allclose(store.get(records.ids).vectors, records.vectors, atol=2e-4)
+
+
+def test_every_filter_and_search_has_a_form_for_grpc() -> None:
+    for where in SAMPLE_FILTERS:
+        part = parse_filter(where)
+        assert part is not None
+        condition = models.Filter.model_validate(condition_of(part)[0])
+        assert RestToGrpc.convert_filter(condition).ByteSize() > 0
+    plan = SearchPlan(k=3, candidates=10, cuts=(32, 96))
+    [request] = searches(sample_queries(1, dim=96), plan, SCHEMA, None)
+    sent = RestToGrpc.convert_query_request(models.QueryRequest.model_validate(request), "docs")
+    assert sent.prefetch[0].prefetch[0].using == "hash"
+    assert not sent.prefetch[0].prefetch[0].params.quantization.rescore
+    config = models.CreateCollection.model_validate(collection_config(SCHEMA))
+    assert isinstance(config.vectors, dict)
+    sizes = {name: RestToGrpc.convert_vector_params(one) for name, one in config.vectors.items()}
+    assert sizes["d96"].size == 96
+
+
+# Meta
+
+
+def test_meta_lie_in_the_metadata_of_the_collection(
+    server: QdrantServer, store: QdrantStore
+) -> None:
+    server.collections["docs"].metadata["theirs"] = {"a": 1}
+    store.set_meta("nothing", None)
+    store.set_meta("scale", 1.0)
+    assert store.info().meta == {"nothing": None, "scale": 1.0}
+    metadata = server.collections["docs"].metadata
+    assert metadata["theirs"] == {"a": 1}
+    assert metadata["nexus_vdb.scale"] == "1.0"
+    assert store.count() == 60
+    assert store.info().details["engine"] == "Qdrant 1.16.0"
+
+
+def test_collections_of_others_are_left_alone(server: QdrantServer, store: QdrantStore) -> None:
+    metadata = server.collections["docs"].metadata
+    schema = metadata.pop("nexus_vdb")
+    for asked in (None, SCHEMA):
+        with pytest.raises(StoreError, match="did not make"):
+            QdrantStore.open(server.url("docs"), asked)
+    metadata["nexus_vdb"] = schema | {"format": 99}
+    with pytest.raises(StoreError, match="format 99"):
+        QdrantStore.open(server.url("docs"))
+    metadata["nexus_vdb"] = {"format": 1}
+    with pytest.raises(StoreCorrupt, match="damaged"):
+        QdrantStore.open(server.url("docs"))
+
+
+def test_points_of_others_are_named(server: QdrantServer, store: QdrantStore) -> None:
+    server.upsert(
+        "docs",
+        {
+            "batch": {
+                "ids": ["00000000-0000-0000-0000-000000000001"],
+                "vectors": {"d96": [[1.0] * 96], "d32": [[1.0] * 32], "hash": [[1.0] * 64]},
+                "payloads": [{"title": "not ours"}],
+            }
+        },
+    )
+    with pytest.raises(StoreCorrupt, match="0001 has no field"):
+        list(store.scan())
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [[503, 429], [500, 502, 504], ["cut", "cut"], ["mute"], ["mute", 503, "cut"]],
+    ids=str,
+)
+def test_passing_faults_are_survived(
+    server: QdrantServer, store: QdrantStore, faults: list[int | str]
+) -> None:
+    pair = Pair(store, MemoryStore.open("memory://", SCHEMA))
+    pair.reference.upsert(sample_records(60, dim=96))
+    server.faults += faults
+    pair.upsert(sample_records(30, seed=1, dim=96))
+    assert not server.faults
+    server.faults += faults
+    pair.check_search(sample_queries(2, dim=96), SearchPlan(k=5, candidates="exact", cuts=(96,)))
+    server.faults += faults
+    ids = [sample_id(row) for row in range(10)]
+    assert store.delete(ids=ids) == pair.reference.delete(ids=ids) == 10
+    server.faults += ["", *faults]
+    where = parse_filter({"lang": "de"})
+    assert store.delete(where=where) == pair.reference.delete(where=where) > 0
+    assert not server.faults
+    pair.check_rows()
+
+
+@pytest.mark.parametrize("faults", [["mute"], ["", "mute"], ["cut", "", "mute", 503]], ids=str)
+def test_a_collection_is_made_though_the_answer_is_lost(
+    server: QdrantServer, faults: list[int | str]
+) -> None:
+    server.faults += faults
+    store = QdrantStore.open(server.url("docs"), SCHEMA, retry=QUICK)
+    assert not server.faults
+    assert (store.count(), store.info().schema) == (0, SCHEMA)
+    assert list(server.collections["docs"].indexes) == ["document_id"]
+    store.close()
+
+
+def test_a_server_that_stays_busy_is_given_up(server: QdrantServer) -> None:
+    store = QdrantStore.open(server.url("docs", "?tries=3"), SCHEMA, retry=QUICK)
+    server.requests.clear()
+    server.faults += [503] * 3
+    with pytest.raises(StoreUnavailable, match="503 Service Unavailable"):
+        store.count()
+    assert len(server.requests) == 3
+    assert store.count() == 0
+    store.close()
+
+
+def test_a_server_that_is_down_is_named() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        url = f"qdrant://{address}/docs?tries=3"
+        with pytest.raises(StoreUnavailable, match=address) as caught:
+            QdrantStore.open(url, SCHEMA, retry=QUICK)
+    assert url in caught.value.hint
+
+
+def test_waits_grow_to_their_limit() -> None:
+    delays = list(Retry(first=1, most=5).delays(6))
+    for delay, longest in zip(delays, [1, 2, 4, 5, 5], strict=True):
+        assert longest / 2 <= delay <= longest
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 409, 422])
+def test_refusals_are_not_repeated(server: QdrantServer, store: QdrantStore, status: int) -> None:
+    server.faults += [status]
+    with pytest.raises(StoreError, match=rf"refused \({status}\)") as caught:
+        store.count()
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert ("QDRANT_API_KEY" in caught.value.hint) == (status in (401, 403))
+    assert len(server.requests) == 1
+
+
+def test_a_collection_that_is_deleted_meanwhile(server: QdrantServer, store: QdrantStore) -> None:
+    server.remove("docs", None)
+    with pytest.raises(StoreNotFound, match="docs"):
+        store.count()
+    with pytest.raises(StoreNotFound, match="nothing is stored"):
+        QdrantStore.open(server.url("docs"))
+
+
+def test_a_server_of_another_kind(server: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QdrantServer, "answer", lambda *_: {"hello": "world"})
+    with pytest.raises(StoreError, match="cannot be read"):
+        QdrantStore.open(server.url("docs"))
+
+
+def test_a_closed_store_says_so(store: QdrantStore) -> None:
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.count()
+
+
+# The address
+
+
+def test_the_key_is_sent(server: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QDRANT_API_KEY", "secret")
+    with pytest.warns(UserWarning, match="insecure connection"):
+        QdrantStore.open(server.url("docs"), SCHEMA).close()
+    assert {request.headers.get("api-key") for request in server.requests} == {"secret"}
+
+
+def test_urls() -> None:
+    found = Address.parse("qdrant://localhost:7000/my%20docs")
+    assert (found.host, found.port, found.collection) == ("localhost", 7000, "my docs")
+    assert (found.tls, found.grpc, found.hnsw, found.prefix) == (False, 0, 0, "")
+    found = Address.parse("qdrants://x.example/proxy/docs/?grpc=1&hnsw=16&timeout=5&tries=2")
+    assert (found.tls, found.port, found.prefix, found.collection) == (True, 6333, "/proxy", "docs")
+    assert (found.grpc, found.hnsw, found.timeout, found.tries) == (6334, 16, 5, 2)
+    assert Address.parse("qdrant://h/c?grpc=7334").grpc == 7334
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("qdrant://localhost:6333", "names no collection"),
+        ("qdrant://localhost/", "names no collection"),
+        ("qdrant:///docs", "names no host"),
+        ("qdrant://localhost:x/docs", "not a URL"),
+        ("qdrant://localhost/docs?speed=9", "unknown option 'speed'"),
+        ("qdrant://localhost/docs?tries=many", "Invalid tries='many'"),
+        ("qdrant://localhost/docs?tries=0", "Invalid tries='0'"),
+    ],
+)
+def test_urls_that_cannot_be_understood(url: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        QdrantStore.open(url)
+
+
+def test_collections_with_odd_names(server: QdrantServer) -> None:
+    url = server.url("a%20b%2Fc")
+    QdrantStore.open(url, SCHEMA).close()
+    assert list(server.collections) == ["a b/c"]
+    store = QdrantStore.open(url)
+    assert store.count() == 0
+    store.close()

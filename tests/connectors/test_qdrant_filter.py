@@ -83,7 +83,7 @@ def odd_pair() -> Iterator[Pair]:
         pair.store.close()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(where=_filters)
 def test_random_filters_match_the_same_rows(odd_pair: Pair, where: dict[str, Any]) -> None:
     condition = parse_filter(where)
