@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nexus_vdb.chunking import chunk_id
 
+from nexus_vdb.chunking import chunk_id
 from nexus_vdb.types import Chunk, Document, Floats, QueryBatch, Records
 
 __all__ = ["PART", "Part", "Pending", "digest", "groups", "part_records", "whole"]

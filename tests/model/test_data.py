@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from nexus_vdb.model.data import (
 from nexus_vdb.model.tokenizer import load_tokenizer
 
 
-def jsonl(path: Path, rows: Sequence[dict[str, object]]) -> Path:
+def jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
 
