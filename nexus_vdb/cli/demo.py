@@ -54,7 +54,7 @@ def command(*, folder: Path, model: str | None) -> None:
 def _what_next(url: str) -> None:
     click.echo(
         f"\nAsk it yourself:    nexus-vdb search "
-        f'"parse dates in email headers" --store {url}\n'
+        f'"send an email through a server" --store {url}\n'
         f"""Only functions:     … --where '{{"kind": "function"}}'\n"""
         f"Your own files:     nexus-vdb ingest FILES --store faiss://./index"
     )

@@ -15,10 +15,11 @@ WORDS = ["apple", "banana", "cherry", "damson", "elder", "fig"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Six documents of one word each; the third is long enough for several chunks."""
+    """Six documents of a word or two each; the third is long enough for several chunks."""
     texts = [word if word != "cherry" else " ".join([word] * 700) for word in WORDS]
+    texts[4] = "elder fig"
     corpus = [{"_id": f"d{row}", "title": "", "text": text} for row, text in enumerate(texts)]
-    asked = {"q1": "apple", "q2": "cherry cherry banana", "d4": "elder fig", "unjudged": "fig"}
+    asked = {"q1": "apple", "q2": "cherry cherry banana", "d4": texts[4], "unjudged": "fig"}
     queries = [{"_id": key, "text": text} for key, text in asked.items()]
     for name, rows in (("corpus", corpus), ("queries", queries)):
         lines = "\n".join(map(json.dumps, rows)) + "\n"
@@ -38,8 +39,8 @@ def test_figures(folder: Path, scheme: str) -> None:
     with nx.open(url, encoder=FakeEncoder()) as collection:
         fill(collection, test)
         found = evaluate(collection, test)
-    # q1 finds its document first. q2 finds d2 (its chunks count once) before d1. The query d4 does
-    # not find the document d4, which is relevant all the same; d5 is first.
+    # q1 finds its document first. q2 finds d2 (its chunks count once) before d1. The query d4 is
+    # the document d4, which it must not find though it is judged relevant; d5 is first.
     discount = 1 / math.log2(3)
     expected = {
         "ndcg@10": (1 + discount + 1 / (1 + discount)) / 3,
