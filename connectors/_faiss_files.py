@@ -1,4 +1,4 @@
-"""The FAISS store on disk: manifest, durable writes, the writer's lock, leftovers.
+"""The FAISS store on disk: manifest and leftovers.
 
     manifest.json             the only commit point: replaced as a whole
     meta-00000007.json        small values, named by the manifest
@@ -14,34 +14,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import sys
-import weakref
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nexus_vdb.errors import StoreCorrupt, StoreError, StoreLocked
+from nexus_vdb.errors import StoreCorrupt, StoreError
+from nexus_vdb.folders import write_durably
 from nexus_vdb.types import StoreSchema
 
 __all__ = [
     "MANIFEST",
     "Manifest",
     "SegmentEntry",
-    "WriterLock",
-    "fsync_folder",
     "read_json",
     "read_manifest",
     "sweep",
-    "write_durably",
     "write_manifest",
 ]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_LOCK = "lock"
 _REBUILD = "ingest again into a new folder, or restore this one from a copy"
 
 
@@ -120,28 +113,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_durably(folder / MANIFEST, json.dumps(value, indent=1).encode())
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file as a whole; on disk when it returns, and never seen half written."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make new and renamed entries of a folder durable; Windows has no such call."""
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def sweep(folder: Path, manifest: Manifest) -> None:
     """Remove what the manifest does not name; what another process still maps may stay."""
     entries = {entry.name: entry.dead for entry in manifest.segments}
@@ -158,47 +129,3 @@ def _unlink(paths: Any) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-class WriterLock:
-    """Held by the one writer of a folder, until `release`, or until its process ends.
-
-    Raises:
-        StoreLocked: somebody else holds it.
-    """
-
-    release: Callable[[], object]
-
-    def __init__(self, folder: Path) -> None:
-        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            _lock(handle)
-        except OSError as error:
-            holder = _holder(handle)
-            os.close(handle)
-            raise StoreLocked(
-                f"another writer{holder} holds {folder}",
-                hint="wait until it has finished, or close that store; reading needs no lock",
-            ) from error
-        os.ftruncate(handle, 0)
-        os.lseek(handle, 0, os.SEEK_SET)
-        os.write(handle, str(os.getpid()).encode())
-        self.release = weakref.finalize(self, os.close, handle)
-
-
-def _lock(handle: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(handle, 1 << 30, os.SEEK_SET)  # past the text, which others may want to read
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _holder(handle: int) -> str:
-    os.lseek(handle, 0, os.SEEK_SET)
-    text = os.read(handle, 20).decode("ascii", "replace")
-    return f" (process {text})" if text.isdigit() else ""

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nexus_vdb.connectors._faiss_files import fsync_folder
 from nexus_vdb.errors import StoreCorrupt, StoreError
+from nexus_vdb.folders import fsync_folder
 from nexus_vdb.ranking import Rows, cut_vectors
 from nexus_vdb.types import Floats, Metadata, Records, StoreSchema
 

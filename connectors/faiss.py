@@ -24,15 +24,14 @@ from nexus_vdb.checks import check_meta, check_plan, check_records, check_schema
 from nexus_vdb.connectors._faiss_files import (
     Manifest,
     SegmentEntry,
-    WriterLock,
     sweep,
-    write_durably,
     write_manifest,
 )
 from nexus_vdb.connectors._faiss_segment import Block, Segment, block_of, write_segment
 from nexus_vdb.connectors._faiss_state import State, View, load_state
 from nexus_vdb.errors import ConfigError, StoreError, StoreNotFound
 from nexus_vdb.filters import Filter
+from nexus_vdb.folders import FolderLock, write_durably
 from nexus_vdb.ranking import Rows, in_order, rerank
 from nexus_vdb.types import Floats, Hit, QueryBatch, Records, SearchPlan, StoreInfo, StoreSchema
 
@@ -45,6 +44,9 @@ _SMALLEST = 512
 """Segments below this count as of like size."""
 
 
+_LOCKED = "wait until that writer has finished, or close that store; reading needs no lock"
+
+
 class FaissStore:
     """A folder of memory-mapped segments; made by `open`."""
 
@@ -52,7 +54,7 @@ class FaissStore:
         self._url = url
         self._folder = folder
         self._held: State | None = state
-        self._lock: WriterLock | None = None
+        self._lock: FolderLock | None = None
 
     @classmethod
     def open(cls, url: str, schema: StoreSchema | None = None) -> FaissStore:
@@ -242,7 +244,7 @@ class FaissStore:
         state = self._state
         with _as_store_error(self._folder):
             if self._lock is None:
-                self._lock = WriterLock(self._folder)
+                self._lock = FolderLock(self._folder, hint=_LOCKED)
                 self._held = state = load_state(self._folder) or state
                 sweep(self._folder, state.manifest)
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nexus_vdb.errors import StoreLocked
 
-__all__ = ["FolderLock", "write_durably"]
+__all__ = ["FolderLock", "fsync_folder", "write_durably"]
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -21,11 +21,12 @@ def write_durably(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":  # which has no such call
+def fsync_folder(folder: Path) -> None:
+    """Make new and renamed entries of a folder durable; Windows has no such call."""
+    if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
