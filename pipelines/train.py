@@ -146,7 +146,7 @@ class _Smooth:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed: handed back and faulted in anew, it doubled a step's time."""
+    """Let glibc keep what is freed: handed back at each step, it has to be faulted in anew."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block by mmap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
