@@ -12,7 +12,7 @@ from nexus_vdb.cli.search import show_hits
 __all__ = ["command"]
 
 
-@click.command("demo", epilog=examples("nexus-vdb demo", "nexus-vdb demo --folder /tmp/demo"))
+@click.command("demo", epilog=examples("nexus-vdb demo", "nexus-vdb demo --folder ./demo"))
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
