@@ -6,8 +6,11 @@ one must pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from nexus_vdb.filters import Filter
 from nexus_vdb.types import (
@@ -26,6 +29,8 @@ __all__ = [
     "Source",
     "Store",
     "SupportsOptimize",
+    "SupportsRecode",
+    "SupportsSample",
     "SupportsVectors",
     "TokenCounter",
 ]
@@ -165,3 +170,26 @@ class SupportsOptimize(Protocol):
 
     def optimize(self) -> None:
         """Merge, reindex or compact; searches give the same hits before and after."""
+
+
+@runtime_checkable
+class SupportsSample(Protocol):
+    """A store that can draw records without reading all of them."""
+
+    def sample(self, count: int, *, seed: int = 0) -> Records:
+        """`count` different records drawn evenly from the whole store; all, if it has fewer."""
+
+
+@runtime_checkable
+class SupportsRecode(Protocol):
+    """A store that can give its records new codes without rewriting them."""
+
+    def recode(self, codes_of: Callable[[Floats], npt.NDArray[np.uint64]]) -> None:
+        """Replace every code by that of its vector; durable when it returns.
+
+        Other processes may see some records with old codes and some with new ones meanwhile: the
+        caller undeclares the hash (meta value "hash") first, and declares it again afterwards.
+
+        Args:
+            codes_of: Codes uint64 `[n]` of vectors float32 `[n, d]`.
+        """

@@ -127,12 +127,16 @@ class SearchPlan:
             them by cosine, "auto" is resolved before it reaches a store.
         cuts: Matryoshka widths of the rerank, narrow to wide; scores are cosines at the last one.
         target_recall: Share of the exact top k that "auto" aims to find.
+        probes: Share of a store's coarse lists that the hash scan visits, nearest lists first;
+            1 visits everything. Stores without coarse lists, and filtered searches, visit
+            everything.
     """
 
     k: int = 10
     candidates: int | Literal["auto", "exact"] = "auto"
     cuts: tuple[int, ...] = (256, 768)
     target_recall: float = 0.98
+    probes: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
