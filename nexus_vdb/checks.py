@@ -11,7 +11,14 @@ import numpy as np
 from nexus_vdb.errors import ConfigError, DimensionMismatch, FingerprintMismatch, StoreError
 from nexus_vdb.types import Floats, QueryBatch, Records, SearchPlan, StoreSchema
 
-__all__ = ["check_meta", "check_plan", "check_records", "check_schema", "check_selection"]
+__all__ = [
+    "check_meta",
+    "check_plan",
+    "check_records",
+    "check_schema",
+    "check_selection",
+    "check_vectors",
+]
 
 
 def check_schema(url: str, *, stored: StoreSchema | None, asked: StoreSchema) -> None:
@@ -55,12 +62,23 @@ def check_records(records: Records, dim: int) -> None:
         DimensionMismatch: they are of another width.
         StoreError: one holds NaN or infinity.
     """
-    if len(records) and records.vectors.shape[1:] != (dim,):
+    if len(records):
+        check_vectors(records.vectors, dim)
+
+
+def check_vectors(vectors: Floats, dim: int) -> None:
+    """As `check_records`, for vectors `[n, d]` by themselves.
+
+    Raises:
+        DimensionMismatch: they are of another width.
+        StoreError: one holds NaN or infinity.
+    """
+    if vectors.shape[1:] != (dim,):
         raise DimensionMismatch(
-            f"the store holds vectors of {dim} dimensions, not {records.vectors.shape[1]}",
+            f"the store holds vectors of {dim} dimensions, not {vectors.shape[1]}",
             hint="use the model that filled the store, or another store",
         )
-    _check_finite(records.vectors)
+    _check_finite(vectors)
 
 
 def check_plan(queries: QueryBatch, plan: SearchPlan, dim: int) -> None:

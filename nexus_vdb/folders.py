@@ -41,6 +41,7 @@ class FolderLock:
     Args:
         folder: Must be there.
         hint: What somebody who finds it held should do.
+        name: Of the file, where `lock` would be in the way.
 
     Raises:
         StoreLocked: it is held already, be it by this process.
@@ -48,8 +49,8 @@ class FolderLock:
 
     release: Callable[[], object]
 
-    def __init__(self, folder: Path, *, hint: str) -> None:
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    def __init__(self, folder: Path, *, hint: str, name: str = "lock") -> None:
+        handle = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(handle)
         except OSError as error:

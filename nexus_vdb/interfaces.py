@@ -31,6 +31,7 @@ __all__ = [
     "SupportsOptimize",
     "SupportsRecode",
     "SupportsSample",
+    "SupportsTables",
     "SupportsVectors",
     "TokenCounter",
 ]
@@ -193,3 +194,17 @@ class SupportsRecode(Protocol):
         Args:
             codes_of: Codes uint64 `[n]` of vectors float32 `[n, d]`.
         """
+
+
+@runtime_checkable
+class SupportsTables(Protocol):
+    """A store that takes and gives Arrow batches, with no Python object for each value.
+
+    Their columns are those of `nexus_vdb.tables`.
+    """
+
+    def scan_tables(self, batch_size: int = 1024) -> Iterator[Any]:
+        """As `Store.scan`, each batch a `pyarrow.RecordBatch`."""
+
+    def upsert_table(self, table: Any) -> None:
+        """As `Store.upsert`, of a `pyarrow.RecordBatch`."""

@@ -21,6 +21,7 @@ __all__ = ["load_job", "open_store", "source_class", "source_suffixes", "store_s
 _STORES = {
     "faiss": "nexus_vdb.connectors.faiss:FaissStore",
     "memory": "nexus_vdb.connectors.memory:MemoryStore",
+    "parquet": "nexus_vdb.connectors.parquet_store:ParquetStore",
     "qdrant": "nexus_vdb.connectors.qdrant:QdrantStore",
     "qdrants": "nexus_vdb.connectors.qdrant:QdrantStore",
     "qdrant-edge": "nexus_vdb.connectors.qdrant_edge:QdrantEdgeStore",

@@ -1,0 +1,150 @@
+"""Records as Arrow batches: one form in memory and in Parquet files, which any tool can read.
+
+    id, document_id     string
+    ordinal             int32
+    text, metadata      large_string; metadata as JSON
+    content_hash        string
+    vector              fixed_size_list<float32>[d]
+    code                string: 16 hex digits
+
+Between stores that both know this form, nothing becomes a Python object on its way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from nexus_vdb.errors import StoreError
+from nexus_vdb.interfaces import Store, SupportsTables
+from nexus_vdb.types import Floats, Records
+
+__all__ = [
+    "codes_of",
+    "hex_array",
+    "records_of",
+    "scan_tables",
+    "table_of",
+    "table_schema",
+    "upsert_table",
+    "vector_array",
+    "vectors_of",
+]
+
+_DIGITS = 16
+
+
+@cache
+def table_schema(dim: int) -> Any:
+    """The columns of records of width `dim`, a `pyarrow.Schema`."""
+    element = pa.field("element", pa.float32(), nullable=False)
+    columns = {
+        "id": pa.string(),
+        "document_id": pa.string(),
+        "ordinal": pa.int32(),
+        "text": pa.large_string(),
+        "metadata": pa.large_string(),
+        "content_hash": pa.string(),
+        "vector": pa.list_(element, dim),
+        "code": pa.string(),
+    }
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+
+
+def table_of(records: Records) -> Any:
+    """Records as a `pyarrow.RecordBatch`.
+
+    Raises:
+        StoreError: a text is not valid Unicode, or metadata are not JSON values.
+    """
+    schema = table_schema(records.vectors.shape[1])
+    try:
+        metadata = [json.dumps(one, separators=(",", ":")) for one in records.metadata]
+        columns = [
+            pa.array(records.ids, pa.string()),
+            pa.array(records.document_ids, pa.string()),
+            pa.array(records.ordinals, pa.int32()),
+            pa.array(records.texts, pa.large_string()),
+            pa.array(metadata, pa.large_string()),
+            pa.array(records.content_hashes, pa.string()),
+            vector_array(records.vectors),
+            hex_array(records.codes),
+        ]
+    except (UnicodeEncodeError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"these records cannot be written: {error}",
+            hint="texts must be valid Unicode, and metadata JSON values",
+        ) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def records_of(table: Any) -> Records:
+    """The inverse of `table_of`."""
+    return Records(
+        ids=table.column("id").to_pylist(),
+        document_ids=table.column("document_id").to_pylist(),
+        ordinals=table.column("ordinal").to_numpy(zero_copy_only=False).astype(np.int32),
+        texts=table.column("text").to_pylist(),
+        metadata=[json.loads(one) for one in table.column("metadata").to_pylist()],
+        content_hashes=table.column("content_hash").to_pylist(),
+        vectors=vectors_of(table).copy(),
+        codes=codes_of(table),
+    )
+
+
+def vector_array(vectors: npt.NDArray[np.floating[Any]]) -> Any:
+    """Vectors `[n, d]` as an Arrow array of lists of float32."""
+    flat = np.ascontiguousarray(vectors, dtype=np.float32).ravel()
+    kind = table_schema(vectors.shape[1]).field("vector").type
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
+
+
+def vectors_of(table: Any) -> Floats:
+    """The column `vector` as float32 `[n, d]`; a view, not to be written to."""
+    column = table.column("vector")
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float32).reshape(len(column), column.type.list_size)
+
+
+def hex_array(codes: npt.NDArray[np.uint64]) -> Any:
+    """Codes uint64 `[n]` as an Arrow array of 16 hex digits each."""
+    digits = codes.astype(">u8").tobytes().hex().encode()
+    offsets = np.arange(len(codes) + 1, dtype=np.int32) * _DIGITS
+    return pa.StringArray.from_buffers(len(codes), pa.py_buffer(offsets), pa.py_buffer(digits))
+
+
+def codes_of(table: Any) -> npt.NDArray[np.uint64]:
+    """The column `code` as uint64 `[n]`.
+
+    Raises:
+        StoreError: one is not 16 hex digits.
+    """
+    digits = "".join(table.column("code").to_pylist())
+    try:
+        codes = np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64)
+    except ValueError as error:
+        raise StoreError(f"a code is not {_DIGITS} hex digits: {error}") from error
+    if len(codes) != len(table):
+        raise StoreError(f"a code is not {_DIGITS} hex digits")
+    return codes
+
+
+def scan_tables(store: Store, batch_size: int) -> Iterator[Any]:
+    """Every record of a store once, as Arrow batches of at most `batch_size` rows."""
+    if isinstance(store, SupportsTables):
+        return store.scan_tables(batch_size)
+    return map(table_of, store.scan(batch_size))
+
+
+def upsert_table(store: Store, table: Any) -> None:
+    """Write an Arrow batch to any store."""
+    if isinstance(store, SupportsTables):
+        store.upsert_table(table)
+    else:
+        store.upsert(records_of(table))
