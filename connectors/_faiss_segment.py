@@ -28,9 +28,18 @@ import pyarrow as pa
 from nexus_vdb.errors import StoreCorrupt, StoreError
 from nexus_vdb.folders import fsync_folder
 from nexus_vdb.ranking import Rows, cut_vectors
+from nexus_vdb.tables import codes_of, hex_array, table_schema, vector_array, vectors_of
 from nexus_vdb.types import Floats, Metadata, Records, StoreSchema
 
-__all__ = ["Block", "Segment", "block_of", "corrupt", "write_segment"]
+__all__ = [
+    "Block",
+    "Segment",
+    "block_of",
+    "block_of_table",
+    "corrupt",
+    "table_of_block",
+    "write_segment",
+]
 
 _COLUMNS = pa.schema(
     [
@@ -86,6 +95,23 @@ def block_of(records: Records, rows: Sequence[int]) -> Block:
         ) from error
     table = pa.RecordBatch.from_arrays(arrays, schema=_COLUMNS)
     return Block(table, records.vectors[rows].astype("<f2"), records.codes[rows].astype("<u8"))
+
+
+def block_of_table(table: Any) -> Block:
+    """A batch with the columns of `nexus_vdb.tables` in the form it has on disk."""
+    rows = table.select(_COLUMNS.names).cast(_COLUMNS)
+    return Block(rows, vectors_of(table).astype("<f2"), codes_of(table).astype("<u8"))
+
+
+def table_of_block(block: Block, rows: slice) -> Any:
+    """Some rows with the columns of `nexus_vdb.tables`."""
+    part = block.table.slice(rows.start, rows.stop - rows.start)
+    columns = [
+        *(part.column(name) for name in _COLUMNS.names),
+        vector_array(block.vectors[rows]),
+        hex_array(block.codes[rows]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=table_schema(block.vectors.shape[1]))
 
 
 def write_segment(folder: Path, blocks: Iterable[Block], schema: StoreSchema) -> int:

@@ -20,19 +20,34 @@ from typing import Any
 
 import numpy as np
 
-from nexus_vdb.checks import check_meta, check_plan, check_records, check_schema, check_selection
+from nexus_vdb.checks import (
+    check_meta,
+    check_plan,
+    check_records,
+    check_schema,
+    check_selection,
+    check_vectors,
+)
 from nexus_vdb.connectors._faiss_files import (
     Manifest,
     SegmentEntry,
     sweep,
     write_manifest,
 )
-from nexus_vdb.connectors._faiss_segment import Block, Segment, block_of, write_segment
+from nexus_vdb.connectors._faiss_segment import (
+    Block,
+    Segment,
+    block_of,
+    block_of_table,
+    table_of_block,
+    write_segment,
+)
 from nexus_vdb.connectors._faiss_state import State, View, load_state
 from nexus_vdb.errors import ConfigError, StoreError, StoreNotFound
 from nexus_vdb.filters import Filter
 from nexus_vdb.folders import FolderLock, write_durably
 from nexus_vdb.ranking import Rows, in_order, rerank
+from nexus_vdb.tables import vectors_of
 from nexus_vdb.types import Floats, Hit, QueryBatch, Records, SearchPlan, StoreInfo, StoreSchema
 
 __all__ = ["FaissStore"]
@@ -156,6 +171,13 @@ class FaissStore:
             for start in range(0, len(rows), batch_size):
                 yield view.segment.records(rows[start : start + batch_size])
 
+    def scan_tables(self, batch_size: int = 1024) -> Iterator[Any]:
+        """As `scan`, each batch a `pyarrow.RecordBatch`."""
+        for view in self._state.views:
+            for block in view.segment.blocks(view.live):
+                for start in range(0, len(block.codes), batch_size):
+                    yield table_of_block(block, slice(start, start + batch_size))
+
     def count(self, where: Filter | None = None) -> int:
         """How many records there are, or match."""
         state = self._state
@@ -192,9 +214,20 @@ class FaissStore:
         if not len(records):
             return
         last = {id_: row for row, id_ in enumerate(records.ids)}
+        self._add(list(last), block_of(records, list(last.values())))
+
+    def upsert_table(self, table: Any) -> None:
+        """As `upsert`, of a `pyarrow.RecordBatch`."""
+        check_vectors(vectors_of(table), self._state.manifest.schema.dim)
+        last = {id_: row for row, id_ in enumerate(table.column("id").to_pylist())}
+        if len(last) < len(table):
+            table = table.take(list(last.values()))
+        if last:
+            self._add(list(last), block_of_table(table))
+
+    def _add(self, ids: list[str], block: Block) -> None:
         with self._writing() as state:
-            new = self._write_segment(state, [block_of(records, list(last.values()))])
-            ids = list(last)
+            new = self._write_segment(state, [block])
             replaced = [view.living(view.segment.rows_of_ids(ids)) for view in state.views]
             dead = [np.array([row for _, row in pairs], np.int64) for pairs in replaced]
             self._commit(state, [*self._bury(state, dead), new])

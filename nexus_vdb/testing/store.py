@@ -20,8 +20,10 @@ from nexus_vdb.errors import (
     StoreNotFound,
 )
 from nexus_vdb.filters import parse_filter
-from nexus_vdb.interfaces import SupportsOptimize
+from nexus_vdb.interfaces import SupportsOptimize, SupportsTables
+from nexus_vdb.records import join_records
 from nexus_vdb.registry import open_store
+from nexus_vdb.tables import records_of, table_of
 from nexus_vdb.testing.compare import (
     TOLERANCE,
     Pair,
@@ -278,6 +280,22 @@ class StoreContract:
         assert pair.store.search(queries, plan) == before
         pair.check_rows()
         self.reopen(pair, store_url).check_rows()
+
+    def test_tables_hold_what_records_do(self, pair: Pair) -> None:
+        if not isinstance(pair.store, SupportsTables):
+            pytest.skip("this store has no tables")
+        tables = list(pair.store.scan_tables(50))
+        assert all(0 < len(table) <= 50 for table in tables)
+        found = join_records([records_of(table) for table in tables])
+        scanned = join_records(list(pair.store.scan(64)))
+        assert_same_records(select(found, scanned.ids), scanned)
+        other = replace(sample_records(50, seed=7), ids=[sample_id(n) for n in range(220, 270)])
+        pair.reference.upsert(other)
+        pair.store.upsert_table(table_of(other))
+        pair.store.upsert_table(table_of(sample_records(0)))
+        pair.check_rows()
+        with pytest.raises(DimensionMismatch):
+            pair.store.upsert_table(table_of(sample_records(3, dim=96)))
 
     def test_closing_twice(self, pair: Pair) -> None:
         pair.store.close()
