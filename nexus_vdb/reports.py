@@ -45,12 +45,20 @@ class CopyReport:
 
     Attributes:
         copied: Records written to the target.
+        skipped: Records that the target had already.
         total: Records of the source.
         seconds: Wall time.
+        interrupted: The copy was asked to stop before its end.
         verified: Whether the target holds just what the source does; None if nobody looked.
+        precision: To which the vectors of both are the same: "float32" or "float16".
+        checksum: Of what both hold, in hex digits.
     """
 
     copied: int = 0
+    skipped: int = 0
     total: int = 0
     seconds: float = 0.0
+    interrupted: bool = False
     verified: bool | None = None
+    precision: str = ""
+    checksum: str = ""
