@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,11 @@ _GROUP_CHARACTERS = 4_000_000  # text that waits between two stages
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A document that has to be written, and the ordinals of its chunks in the store."""
+    """A document that has to be written, and what the store has of it: digests by ordinal."""
 
     document: Document
     digest: str
-    stored: frozenset[int]
+    stored: Mapping[int, str]
     vector: Floats | None
 
 
@@ -36,11 +36,12 @@ class Part:
     """Chunks that are embedded and written together.
 
     Attributes:
-        chunks: All of ordinal 0, or none.
+        chunks: All of ordinal 0, or none; without those that the store has as they are.
         digests: One for each.
         texts: What is embedded.
         vectors: Ready-made ones, instead; else none.
         stale: Ids to delete once the chunks are written.
+        finished: Documents that are done then.
     """
 
     chunks: Sequence[Chunk]
@@ -48,11 +49,7 @@ class Part:
     texts: list[str]
     vectors: list[Floats]
     stale: list[str]
-
-    @property
-    def finished(self) -> int:
-        """Documents that are done once this is written."""
-        return sum(chunk.ordinal == 0 for chunk in self.chunks)
+    finished: int
 
 
 def groups(pending: Iterable[Pending]) -> Iterator[list[Pending]]:

@@ -220,7 +220,7 @@ class _Job:
                 if 0 in there and set(there.values()) == {now}:
                     self._report.skipped += 1
                 else:
-                    yield Pending(document, now, frozenset(there), vector)
+                    yield Pending(document, now, there, vector)
             self._tell()
 
     def _parts(self, batches: Iterator[list[Pending]]) -> Generator[Part, None, None]:
@@ -250,22 +250,34 @@ class _Job:
             for ordinal in one.stored
             if chunk.ordinal == 0 and ordinal >= counts[chunk.document_id]
         ]
+        finished = sum(chunk.ordinal == 0 for chunk in chunks)
+        # A run that was cut off may have written some chunks of a document already.
+        new = [
+            (chunk, one)
+            for chunk, one in zip(chunks, of, strict=True)
+            if one.stored.get(chunk.ordinal) != one.digest
+        ]
+        chunks, digests = [chunk for chunk, _ in new], [one.digest for _, one in new]
         texts = [self._chunker.embedding_text(chunk) for chunk in chunks] if self._chunker else []
-        vectors = [one.vector for one in of if one.vector is not None]
-        return Part(chunks, [one.digest for one in of], texts, vectors, stale)
+        vectors = [one.vector for _, one in new if one.vector is not None]
+        return Part(chunks, digests, texts, vectors, stale, finished)
 
-    def _embed(self, parts: Iterator[Part]) -> Generator[tuple[Part, Records], None, None]:
+    def _embed(self, parts: Iterator[Part]) -> Generator[tuple[Part, Records | None], None, None]:
         for part in parts:
+            if not part.chunks:
+                yield part, None
+                continue
             if self._encoder is not None:
                 queries = self._encoder.encode(part.texts)
             else:
                 queries = vector_queries(np.stack(part.vectors), None)  # coded when written
             yield part, part_records(part, queries)
 
-    def _write(self, made: Iterator[tuple[Part, Records]]) -> Iterator[Part]:
+    def _write(self, made: Iterator[tuple[Part, Records | None]]) -> Iterator[Part]:
         for part, records in made:
             with self._store_lock:
-                self._store.upsert(self._coded(records))
+                if records is not None:
+                    self._store.upsert(self._coded(records))
                 if part.stale:
                     self._store.delete(ids=part.stale)
                 if self._encoder is None and self._itq is None:
