@@ -200,6 +200,16 @@ class FaissStore:
             details=details,
         )
 
+    @property
+    def folder(self) -> Path:
+        """Where the store lies."""
+        return self._folder
+
+    def state(self) -> str:
+        """The segments and what is deleted of them."""
+        segments = self._state.manifest.segments
+        return " ".join(f"{entry.name}-{entry.rows}-{entry.dead}" for entry in segments)
+
     # Writing
 
     def upsert(self, records: Records) -> None:
