@@ -328,17 +328,28 @@ class IdSet:
         self._count += new
         return new
 
+    def __contains__(self, key: str) -> bool:
+        digest = blake2b(key.encode(), digest_size=16).digest()
+        return self._table.startswith(digest, self._find(digest))
+
+    def __len__(self) -> int:
+        return self._count
+
     def _put(self, digest: bytes) -> bool:
-        place = int.from_bytes(digest[:8], "little")
-        while True:
-            start = 16 * (place % self._slots)
-            there = self._table[start : start + 16]
-            if there == digest:
-                return False
-            if there == _FREE:
-                self._table[start : start + 16] = digest
-                return True
-            place += 1
+        start = self._find(digest)
+        if self._table.startswith(digest, start):
+            return False
+        self._table[start : start + 16] = digest
+        return True
+
+    def _find(self, digest: bytes) -> int:
+        """Where it is, or would be."""
+        start = 16 * (int.from_bytes(digest[:8], "little") % self._slots)
+        while not self._table.startswith(digest, start):
+            if self._table.startswith(_FREE, start):
+                return start
+            start = (start + 16) % len(self._table)
+        return start
 
     def _grow(self) -> None:
         old = self._table

@@ -7,6 +7,7 @@ one must pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,9 +29,11 @@ __all__ = [
     "Encoder",
     "Source",
     "Store",
+    "SupportsIds",
     "SupportsOptimize",
     "SupportsRecode",
     "SupportsSample",
+    "SupportsState",
     "SupportsTables",
     "SupportsVectors",
     "TokenCounter",
@@ -166,6 +169,14 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class SupportsIds(Protocol):
+    """A store that can list its documents without reading their records."""
+
+    def document_ids(self, batch_size: int = 4096) -> Iterator[list[str]]:
+        """The document of every record, in no promised order: one of n chunks comes n times."""
+
+
+@runtime_checkable
 class SupportsOptimize(Protocol):
     """A store that gains from tidying up after many writes."""
 
@@ -194,6 +205,18 @@ class SupportsRecode(Protocol):
         Args:
             codes_of: Codes uint64 `[n]` of vectors float32 `[n, d]`.
         """
+
+
+@runtime_checkable
+class SupportsState(Protocol):
+    """A store that says when what was made of its records is out of date."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where such things may be kept, each in a folder of its own; None if nowhere."""
+
+    def state(self) -> str:
+        """The same only as long as the records are; a store made anew may repeat itself."""
 
 
 @runtime_checkable

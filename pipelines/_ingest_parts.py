@@ -5,25 +5,43 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from nexus_vdb.chunking import chunk_id
+from nexus_vdb.stages import slices
 from nexus_vdb.types import Chunk, Document, Floats, QueryBatch, Records
 
-__all__ = ["PART", "Part", "Pending", "digest", "groups", "part_records", "whole"]
+__all__ = [
+    "PART",
+    "Part",
+    "Pending",
+    "digest",
+    "groups",
+    "is_done",
+    "packed",
+    "part_records",
+    "whole",
+]
 
 PART = 512
-"""Chunks embedded and written in one call: enough to sort by length, few enough to stop soon."""
+"""Chunks embedded in one call: enough to sort by length, few enough to stop soon."""
 
 _GROUP_CHARACTERS = 4_000_000  # text that waits between two stages
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A document that has to be written, and what the store has of it: digests by ordinal."""
+    """A document that has to be written.
+
+    Attributes:
+        document: As it was read.
+        digest: See `digest`.
+        stored: Digest by ordinal of the chunks that the store has.
+        vector: Ready-made, of any length; None where it is to be embedded.
+    """
 
     document: Document
     digest: str
@@ -31,39 +49,32 @@ class Pending:
     vector: Floats | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
-    """Chunks that are embedded and written together.
+    """Chunks that are embedded together.
 
     Attributes:
-        chunks: All of ordinal 0, or none; without those that the store has as they are.
+        chunks: In the order in which they are written: of each document the first one last.
         digests: One for each.
-        texts: What is embedded.
-        vectors: Ready-made ones, instead; else none.
+        vectors: Ready-made ones; else none.
         stale: Ids to delete once the chunks are written.
-        finished: Documents that are done then.
+        finished: Documents that are done once this is written.
+        goes_on: The last document has more chunks, in the next part.
     """
 
-    chunks: Sequence[Chunk]
-    digests: list[str]
-    texts: list[str]
-    vectors: list[Floats]
-    stale: list[str]
-    finished: int
+    chunks: list[Chunk] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    vectors: list[Floats] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    finished: int = 0
+    goes_on: bool = False
 
-
-def groups(pending: Iterable[Pending]) -> Iterator[list[Pending]]:
-    """Lists that are large enough to embed well, and small enough to hold."""
-    group: list[Pending] = []
-    characters = 0
-    for one in pending:
-        group.append(one)
-        characters += len(one.document.text)
-        if len(group) == PART or characters >= _GROUP_CHARACTERS:
-            yield group
-            group, characters = [], 0
-    if group:
-        yield group
+    def add(self, one: Pending, chunks: Sequence[Chunk]) -> None:
+        """Chunks of a document."""
+        self.chunks += chunks
+        self.digests += [one.digest] * len(chunks)
+        if one.vector is not None:
+            self.vectors += [one.vector] * len(chunks)
 
 
 def digest(document: Document, vector: Floats | None, how: list[Any]) -> str:
@@ -71,8 +82,59 @@ def digest(document: Document, vector: Floats | None, how: list[Any]) -> str:
     what = [document.text, document.title, document.metadata, how]
     total = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     if vector is not None:
-        total.update(np.ascontiguousarray(vector, dtype="<f4").tobytes())
+        total.update(np.ascontiguousarray(vector, dtype="<f4").data)
     return total.hexdigest()[:32]
+
+
+def is_done(stored: Mapping[int, str], digest: str) -> bool:
+    """Whether a store with these digests by ordinal has the whole document as it is now.
+
+    The first chunk is written last, so that the others are there if it is.
+    """
+    return 0 in stored and len(stored) == max(stored) + 1 and set(stored.values()) == {digest}
+
+
+def groups(pending: Iterable[Pending], size: int) -> Iterator[list[Pending]]:
+    """Lists that are large enough to cut and embed well, and small enough to hold."""
+    group: list[Pending] = []
+    characters = 0
+    for one in pending:
+        group.append(one)
+        characters += len(one.document.text)
+        if len(group) == size or characters >= _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
+def packed(documents: Iterable[tuple[Pending, list[Chunk]]], size: int) -> Iterator[Part]:
+    """Parts of at most `size` chunks; a document with no more than that is in one of them.
+
+    Chunks that the store has already, from a run that was cut off, are left out.
+    """
+    part = Part()
+    for one, chunks in documents:
+        missing = [chunk for chunk in chunks if one.stored.get(chunk.ordinal) != one.digest]
+        if missing and missing[0].ordinal == 0:
+            missing.append(missing.pop(0))
+        full = len(part.chunks) + len(missing) > size or part.finished >= size
+        if part.finished and full:
+            yield part
+            part = Part()
+        for some in slices(missing, size):
+            if part.goes_on:
+                yield part
+                part = Part()
+            part.add(one, some)
+            part.goes_on = True
+        part.goes_on = False
+        part.finished += 1
+        part.stale += [
+            chunk_id(one.document.id, ordinal) for ordinal in one.stored if ordinal >= len(chunks)
+        ]
+    if part.finished:
+        yield part
 
 
 def whole(document: Document) -> Chunk:

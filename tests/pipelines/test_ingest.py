@@ -16,10 +16,10 @@ import nexus_vdb as nx
 from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.pipelines.ingest import IngestSettings, ingest
 from nexus_vdb.reports import IngestReport
-from nexus_vdb.search import fit_hash
 from nexus_vdb.settings import load_settings
 from nexus_vdb.testing.compare import assert_same_records
 from nexus_vdb.testing.encoder import FakeEncoder
+from nexus_vdb.tuning import fit_hash
 from nexus_vdb.types import QueryBatch, Records, StoreSchema
 
 CHUNK = {"chunk_tokens": 12, "chunk_overlap": 0}
@@ -198,7 +198,7 @@ def test_the_first_chunk_is_written_last(tmp_path: Path) -> None:
             return self._store
 
     run(WatchedCollection("x", encoder=FakeEncoder(64)), write(tmp_path, [row(0, 3), row(1, 2)]))
-    assert written == [1, 2, 1, 0, 0]
+    assert written == [1, 2, 0, 1, 0]
 
 
 def test_bad_rows_are_set_aside_and_counted(tmp_path: Path) -> None:
