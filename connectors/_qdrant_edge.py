@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from nexus_vdb.connectors._qdrant_filter import Json
+from nexus_vdb.connectors._qdrant_points import HASH
 from nexus_vdb.errors import MissingExtra
+from nexus_vdb.types import Floats
 
 try:
     import qdrant_edge as engine
 except ImportError as error:
     raise MissingExtra("qdrant-edge-py", extra="edge") from error
 
-__all__ = ["edge_config", "edge_filter", "edge_index", "edge_query", "engine"]
+__all__ = ["edge_config", "edge_filter", "edge_index", "edge_query", "edge_recoding", "engine"]
 
 _DISTANCES = {"Cosine": engine.Distance.Cosine, "Dot": engine.Distance.Dot}
 _DATATYPES = {
@@ -23,7 +25,12 @@ _DATATYPES = {
     "float32": engine.VectorStorageDatatype.Float32,
 }
 _ENCODINGS = {"scalar8bits": engine.BinaryQuantizationQueryEncoding.Scalar8Bits}
-_INDEXES = {"keyword": engine.KeywordIndexParams}
+_INDEXES = {
+    "keyword": engine.KeywordIndexParams,
+    "float": engine.FloatIndexParams,
+    "bool": engine.BoolIndexParams,
+    "datetime": engine.DatetimeIndexParams,
+}
 
 
 def edge_config(body: Json) -> Any:
@@ -62,9 +69,22 @@ def _bits(value: Json) -> Any:
     )
 
 
-def edge_index(field: str, kind: str) -> Any:
+def edge_index(field: str, schema: Json) -> Any:
     """The operation that makes a payload index."""
-    return engine.UpdateOperation.create_field_index(field, _INDEXES[kind]())
+    params = _INDEXES[schema["type"]](on_disk=schema["on_disk"])
+    return engine.UpdateOperation.create_field_index(field, params)
+
+
+def edge_recoding(changes: Mapping[str, tuple[Floats, str]]) -> list[Any]:
+    """The operations that give points new hash vectors and hex digits."""
+    vectors = [
+        engine.PointVectors(id_, {HASH: vector.tolist()}) for id_, (vector, _) in changes.items()
+    ]
+    texts = (
+        engine.UpdateOperation.set_payload([id_], {HASH: text})
+        for id_, (_, text) in changes.items()
+    )
+    return [engine.UpdateOperation.update_vectors(vectors), *texts]
 
 
 def edge_filter(value: Json | None) -> Any:
@@ -125,11 +145,17 @@ def _stage(body: Json) -> dict[str, Any]:
     inner = [inner] if isinstance(inner, dict) else inner
     return {
         "limit": body["limit"],
-        "query": engine.Query.Nearest(body["query"]["nearest"], using=body["using"]),
+        "query": _scoring(body),
         "prefetches": [engine.Prefetch(**_stage(one)) for one in inner or []],
         "filter": edge_filter(body.get("filter")),
         "params": _params(body.get("params")),
     }
+
+
+def _scoring(body: Json) -> Any:
+    if "sample" in body["query"]:
+        return engine.Sample.Random
+    return engine.Query.Nearest(body["query"]["nearest"], using=body["using"])
 
 
 def _params(value: Json | None) -> Any:
@@ -138,5 +164,6 @@ def _params(value: Json | None) -> Any:
     bits = value.get("quantization")
     return engine.SearchParams(
         exact=bool(value.get("exact")),
+        hnsw_ef=value.get("hnsw_ef"),
         quantization=engine.QuantizationSearchParams(rescore=bits.get("rescore")) if bits else None,
     )

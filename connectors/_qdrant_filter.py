@@ -12,15 +12,29 @@ difference does not show; where that cannot be done, it lets through too much an
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from itertools import chain
 from typing import Any, TypeAlias
 
-from nexus_vdb.filters import And, Exists, Filter, In, Not, Or, Range, Scalar, parse_date
+from nexus_vdb.errors import ConfigError
+from nexus_vdb.filters import (
+    And,
+    Exists,
+    Filter,
+    In,
+    Not,
+    Or,
+    Range,
+    Scalar,
+    parse_date,
+    parse_filter,
+)
 from nexus_vdb.types import Metadata
 
-__all__ = ["Json", "condition_of", "dates_in"]
+__all__ = ["Json", "condition_of", "dates_in", "index_key", "indexes_needed", "plain_key"]
 
 Json: TypeAlias = dict[str, Any]
 
@@ -100,6 +114,53 @@ def _key(field: str, path: Sequence[str]) -> str | None:
     if any('"' in key or "\\" in key or not _is_unicode(key) for key in path):
         return None
     return ".".join([field, *(f'"{key}"' for key in path)])
+
+
+def index_key(field: str, kind: str) -> str:
+    """The payload key that an index for a metadata field has, as filters write it.
+
+    Args:
+        field: Path of keys joined by dots.
+        kind: Of the index; dates are looked up in their copy.
+
+    Raises:
+        ConfigError: no filter can name such a field.
+    """
+    part = parse_filter({field: {"$exists": True}})
+    place = "dates" if kind == "datetime" else "metadata"
+    key = _key(place, part.path) if isinstance(part, Exists) else None
+    if key is None:
+        raise ConfigError(f"{field!r} cannot be indexed: no filter can name it")
+    return key
+
+
+def plain_key(key: str) -> str:
+    """A key as the server prints it: without the quotes that it does not need."""
+    return re.sub(r'"([A-Za-z0-9_-]+)"', r"\1", key)
+
+
+def indexes_needed(condition: Json) -> dict[str, set[str]]:
+    """Kinds of payload index by key that a strict server wants for a condition.
+
+    An empty set where any kind will do.
+    """
+    needed: dict[str, set[str]] = {}
+    for one in chain.from_iterable(condition.values()):
+        if "key" in one:
+            needed.setdefault(one["key"], set()).add(_index_kind(one))
+        elif "is_empty" in one:
+            needed.setdefault(one["is_empty"]["key"], set())
+        elif "has_id" not in one:
+            for key, kinds in indexes_needed(one).items():
+                needed.setdefault(key, set()).update(kinds)
+    return needed
+
+
+def _index_kind(condition: Json) -> str:
+    if "range" in condition:
+        dates = any(isinstance(bound, str) for bound in condition["range"].values())
+        return "datetime" if dates else "float"
+    return "bool" if "value" in condition["match"] else "keyword"
 
 
 def _is_unicode(text: str) -> bool:

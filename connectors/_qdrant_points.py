@@ -17,52 +17,52 @@ Everything is in the form of Qdrant's REST interface, as plain dicts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 
-from nexus_vdb.connectors._qdrant_filter import Json, dates_in
+from nexus_vdb.connectors._qdrant_filter import Json, dates_in, index_key, plain_key
+from nexus_vdb.connectors._qdrant_options import INDEX_KINDS, Layout
 from nexus_vdb.errors import StoreCorrupt, StoreError
 from nexus_vdb.hashing import BITS, from_hex, signs, to_hex
 from nexus_vdb.ranking import cut_vectors
-from nexus_vdb.types import Floats, Hit, Metadata, QueryBatch, Records, SearchPlan, StoreSchema
+from nexus_vdb.types import Floats, Hit, Metadata, Records, StoreSchema
 
 __all__ = [
+    "HASH",
     "HIT_FIELDS",
-    "INDEXED",
     "Found",
     "Points",
     "collection_config",
     "column",
     "hit_of",
+    "index_schema",
     "is_point_id",
+    "missing_indexes",
     "metadata_of",
     "points_of",
     "records_of",
     "schema_of",
     "schema_to_json",
-    "searches",
+    "recoded",
     "vector_name",
     "vectors_of",
 ]
 
 FORMAT = 1
-INDEXED = {"document_id": "keyword"}
-"""Payload fields that are indexed before there is data."""
+_INDEXED = {"document_id": "keyword"}
+"""Payload fields that are indexed in every collection, before there is data."""
 
 HIT_FIELDS = ["document_id", "text", "metadata"]
 
-_HASH = "hash"
-_SPARE = 16
-"""Hits asked for beyond k: the engine cuts equal scores at random, we cut them by id."""
+HASH = "hash"
+"""Name of the vector with the bits, and of the payload field with their hex digits."""
 
 _NOT_OURS = "something else writes to this collection, or it is damaged: ingest into a new one"
-
-_SHORTLIST_PER_HIT = 4
-_SHORTLIST_LEAST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,11 @@ class Points:
                 start, total = row, fixed + size
         if self.ids:
             yield self._slice(slice(start, None))
+
+    def halves(self) -> Iterator[Points]:
+        """Two of nearly equal length, of at least two points."""
+        middle = len(self) // 2
+        yield from (self._slice(slice(middle)), self._slice(slice(middle, None)))
 
     def _slice(self, rows: slice) -> Points:
         vectors = {name: vectors[rows] for name, vectors in self.vectors.items()}
@@ -149,13 +154,14 @@ def schema_of(value: Any, url: str) -> StoreSchema:
         ) from error
 
 
-def collection_config(schema: StoreSchema, *, hnsw: int = 0) -> Json:
+def collection_config(schema: StoreSchema, layout: Layout | None = None) -> Json:
     """The body of the request that makes the collection.
 
     Args:
         schema: Its cuts become vectors, half precision, on disk.
-        hnsw: Edges per node of a graph over the hash; 0 for none, then the hash is scanned.
+        layout: Whether the widest of them gets a graph, and how many shards and copies there are.
     """
+    layout = layout or Layout()
     vectors: Json = {
         vector_name(cut): {
             "size": cut,
@@ -165,15 +171,39 @@ def collection_config(schema: StoreSchema, *, hnsw: int = 0) -> Json:
         }
         for cut in schema.cuts
     }
+    if layout.hnsw:
+        vectors[vector_name(schema.dim)]["hnsw_config"] = {"m": layout.hnsw}
     bits = {"always_ram": True, "query_encoding": "scalar8bits"}
-    vectors[_HASH] = {
+    vectors[HASH] = {
         "size": BITS,
         "distance": "Dot",
         "on_disk": True,
         "quantization_config": {"binary": bits},
-        "hnsw_config": {"m": hnsw},
     }
-    return {"vectors": vectors, "hnsw_config": {"m": 0}, "on_disk_payload": True}
+    body: Json = {"vectors": vectors, "hnsw_config": {"m": 0}, "on_disk_payload": True}
+    # Left out where they are 1, so that the defaults of the server hold.
+    if layout.shards > 1:
+        body["shard_number"] = layout.shards
+    if layout.replicas > 1:
+        body["replication_factor"] = layout.replicas
+    return body
+
+
+def index_schema(kind: str) -> Json:
+    """The description of a payload index: on disk, as everything is but the bits of the hash."""
+    return {"type": kind, "on_disk": True}
+
+
+def missing_indexes(layout: Layout, there: Collection[str]) -> dict[str, str]:
+    """Kinds of the payload indexes that should be there and are not, by key.
+
+    Raises:
+        ConfigError: no filter can name a field that is to be indexed.
+    """
+    wanted = dict(_INDEXED)
+    for name, kind in layout.index.items():
+        wanted[index_key(name, INDEX_KINDS[kind])] = INDEX_KINDS[kind]
+    return {key: kind for key, kind in wanted.items() if plain_key(key) not in there}
 
 
 def points_of(records: Records, schema: StoreSchema) -> Points:
@@ -183,10 +213,10 @@ def points_of(records: Records, schema: StoreSchema) -> Points:
         StoreError: an id is no UUID, or a value has no exact form in JSON, or in Qdrant.
     """
     vectors = {vector_name(cut): cut_vectors(records.vectors, cut) for cut in schema.cuts}
-    vectors[_HASH] = signs(records.codes)
+    vectors[HASH] = signs(records.codes)
     payloads = [_payload(records, row) for row in range(len(records))]
     for payload, code in zip(payloads, to_hex(records.codes), strict=True):
-        payload[_HASH] = code
+        payload[HASH] = code
     sizes = [_json_size(id_, one) for id_, one in zip(records.ids, payloads, strict=True)]
     return Points(records.ids, vectors, payloads, sizes)
 
@@ -240,6 +270,16 @@ def _check_exact(value: Any) -> None:
             _check_exact(inner)
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError("an integer has more than 64 bits")
+
+
+def recoded(found: Sequence[Found], codes: npt.NDArray[np.uint64]) -> dict[str, tuple[Floats, str]]:
+    """New hash vector float32 `[64]` and hex digits by id, where the code of a point changes."""
+    digits = to_hex(codes)
+    return {
+        point.id: (vector, text)
+        for point, vector, text in zip(found, signs(codes), digits, strict=True)
+        if point.payload.get(HASH) != text
+    }
 
 
 def records_of(found: Sequence[Found], dim: int) -> Records:
@@ -299,50 +339,3 @@ def hit_of(point: Found) -> Hit:
     """
     [document_id], [text] = column([point], "document_id"), column([point], "text")
     return Hit(point.id, document_id, point.score, text, metadata_of(point))
-
-
-def searches(
-    queries: QueryBatch, plan: SearchPlan, schema: StoreSchema, where: Json | None
-) -> list[Json]:
-    """One request for each query: hash, then each cut of the plan that is stored.
-
-    An exact search compares at the last cut alone. Where that one is not stored, the points come
-    with their vectors instead, to be compared by the caller.
-    """
-    exact = plan.candidates == "exact"
-    wanted = plan.cuts[-1:] if exact else plan.cuts
-    units = {cut: cut_vectors(queries.vectors, cut) for cut in wanted if cut in schema.cuts}
-    output: Json = {"with_payload": HIT_FIELDS}
-    if plan.cuts[-1] not in units:
-        output["with_vector"] = [vector_name(schema.dim)]
-    requests = []
-    for row in range(len(queries)):
-        stages = [] if exact else [_hash_stage(queries.hash_logits[row], plan)]
-        stages += [_cut_stage(unit[row], cut, plan) for cut, unit in units.items()]
-        stages[0]["filter"] = where
-        if exact:
-            stages[0]["params"] = {"exact": True}
-        requests.append(_nested(stages) | output)
-    return requests
-
-
-def _hash_stage(logits: Floats, plan: SearchPlan) -> Json:
-    return {
-        "query": {"nearest": logits.tolist()},
-        "using": _HASH,
-        "limit": max(int(plan.candidates), plan.k),
-        "params": {"quantization": {"rescore": False}},
-    }
-
-
-def _cut_stage(unit: Floats, cut: int, plan: SearchPlan) -> Json:
-    last = cut == plan.cuts[-1]
-    limit = plan.k + _SPARE if last else max(_SHORTLIST_PER_HIT * plan.k, _SHORTLIST_LEAST)
-    return {"query": {"nearest": unit.tolist()}, "using": vector_name(cut), "limit": limit}
-
-
-def _nested(stages: list[Json]) -> Json:
-    request, *rest = stages
-    for stage in rest:
-        request = stage | {"prefetch": [request]}
-    return request

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
 from nexus_vdb.checks import check_plan, check_records, check_selection
 from nexus_vdb.connectors._qdrant_filter import Json, condition_of
 from nexus_vdb.connectors._qdrant_points import (
+    HASH,
     HIT_FIELDS,
     Found,
     Points,
@@ -20,20 +22,18 @@ from nexus_vdb.connectors._qdrant_points import (
     is_point_id,
     metadata_of,
     points_of,
+    recoded,
     records_of,
-    searches,
     vector_name,
     vectors_of,
 )
+from nexus_vdb.connectors._qdrant_search import RANDOM, searches
 from nexus_vdb.filters import Filter, matches
 from nexus_vdb.ranking import best_rows, cosines, cut_vectors, in_order
 from nexus_vdb.records import take_records
 from nexus_vdb.types import Floats, Hit, QueryBatch, Records, SearchPlan, StoreSchema
 
 __all__ = ["PointStore"]
-
-_PAGE = 1024
-"""Points read at once where nobody said how many."""
 
 _FINGERPRINT_FIELDS = ["document_id", "ordinal", "content_hash"]
 
@@ -44,11 +44,19 @@ class PointStore(ABC):
     Args:
         url: Named in errors.
         schema: What the points have.
+        graph: Whether the widest vector has a graph to search by.
     """
 
-    def __init__(self, url: str, schema: StoreSchema) -> None:
+    def __init__(self, url: str, schema: StoreSchema, *, graph: bool = False) -> None:
         self._url = url
         self._schema = schema
+        self._graph = graph
+        self._page = 1024
+        """Points read at once where nobody said how many, and at most."""
+        self._choices = 1024
+        """Values in one condition at most."""
+        self._most_hits: int | None = None
+        """Points that a search may ask for, where the engine sets a limit."""
 
     # What an engine has to do. `where` is a condition of `_qdrant_filter`.
 
@@ -90,6 +98,10 @@ class PointStore(ABC):
     def _delete(self, where: Json) -> None:
         """Delete what matches, durably."""
 
+    @abstractmethod
+    def _recode(self, changes: Mapping[str, tuple[Floats, str]]) -> None:
+        """Give points of these ids new hash vectors and hex digits, durably."""
+
     # The store
 
     def upsert(self, records: Records) -> None:
@@ -121,7 +133,7 @@ class PointStore(ABC):
         stored = cut in self._schema.cuts
         if plan.candidates == "exact" and not stored:
             return self._search_all(queries, plan, condition)
-        answers = self._query(searches(queries, plan, self._schema, condition))
+        answers = self._query(searches(queries, plan, self._schema, condition, graph=self._graph))
         if not stored:
             units = cut_vectors(queries.vectors, cut)
             answers = [
@@ -135,7 +147,7 @@ class PointStore(ABC):
         vectors = [vector_name(self._schema.dim)]
         found = {
             point.id: point
-            for part in _parts(_known_form(ids))
+            for part in _parts(_known_form(ids), self._page)
             for point in self._retrieve(part, vectors=vectors)
         }
         return records_of([found[id_] for id_ in ids if id_ in found], self._schema.dim)
@@ -143,7 +155,7 @@ class PointStore(ABC):
     def fingerprints(self, document_ids: Sequence[str]) -> dict[str, dict[int, str]]:
         """Content hash by chunk ordinal, for each of the documents that is there at all."""
         hashes: dict[str, dict[int, str]] = {}
-        for part in _parts(document_ids):
+        for part in _parts(document_ids, self._choices):
             where = {"must": [{"key": "document_id", "match": {"any": part}}]}
             for page in self._pages(where, payload=_FINGERPRINT_FIELDS):
                 columns = (column(page, name) for name in _FINGERPRINT_FIELDS)
@@ -156,7 +168,7 @@ class PointStore(ABC):
         check_selection(ids, where)
         conditions: list[Json | None] = [self._condition(where)]
         if ids is not None:
-            conditions = [_has_id(part) for part in _parts(_known_form(ids))]
+            conditions = [_has_id(part) for part in _parts(_known_form(ids), self._choices)]
         gone = 0
         for condition in conditions:
             count = self._count(condition)
@@ -170,9 +182,43 @@ class PointStore(ABC):
         for page in self._pages(None, vectors=[vector_name(self._schema.dim)], limit=batch_size):
             yield records_of(page, self._schema.dim)
 
+    def document_ids(self, batch_size: int = 4096) -> Iterator[list[str]]:
+        """The document of every record, in order of record id."""
+        for page in self._pages(None, payload=["document_id"], limit=batch_size):
+            yield column(page, "document_id")
+
     def count(self, where: Filter | None = None) -> int:
         """How many records there are, or match."""
         return self._count(self._condition(where))
+
+    def sample(self, count: int, *, seed: int = 0) -> Records:
+        """`count` different records drawn evenly, in order of id; all, if there are fewer.
+
+        Args:
+            count: How many.
+            seed: Has an effect only where the server takes no draw of that size; otherwise the
+                engine draws by itself, and differently each time.
+        """
+        wanted = min(count, self._count(None))
+        if self._most_hits is None or wanted <= self._most_hits:
+            request = {"query": RANDOM, "limit": max(wanted, 1), "with_payload": False}
+            ids = [point.id for point in self._query([request])[0][:wanted]]
+        else:
+            every = [point.id for page in self._pages(None, payload=False) for point in page]
+            rows = np.random.default_rng(seed).choice(len(every), wanted, replace=False)
+            ids = [every[row] for row in rows]
+        return self.get(sorted(ids))
+
+    def recode(self, codes_of: Callable[[Floats], npt.NDArray[np.uint64]]) -> None:
+        """Replace every code by that of its vector; nothing else of a record is written.
+
+        Args:
+            codes_of: Codes uint64 `[n]` of vectors float32 `[n, d]`.
+        """
+        for page in self._pages(None, payload=[HASH], vectors=[vector_name(self._schema.dim)]):
+            codes = codes_of(vectors_of(page, self._schema.dim))
+            if changes := recoded(page, codes):
+                self._recode(changes)
 
     # Parts
 
@@ -193,9 +239,9 @@ class PointStore(ABC):
         *,
         payload: list[str] | bool = True,
         vectors: Sequence[str] = (),
-        limit: int = _PAGE,
+        limit: int | None = None,
     ) -> Iterator[list[Found]]:
-        offset: str | None = None
+        limit, offset = min(limit or self._page, self._page), None
         while True:
             page, offset = self._scroll(
                 where, limit=limit, offset=offset, payload=payload, vectors=vectors
@@ -219,7 +265,7 @@ class PointStore(ABC):
         ids = {point.id for found in best for point in found}
         payload_of = {
             point.id: point.payload
-            for part in _parts(sorted(ids))
+            for part in _parts(sorted(ids), self._page)
             for point in self._retrieve(part, payload=HIT_FIELDS)
         }
         return [
@@ -253,7 +299,7 @@ def _known_form(ids: Sequence[str]) -> list[str]:
     return [id_ for id_ in dict.fromkeys(ids) if is_point_id(id_)]
 
 
-def _parts(values: Sequence[str]) -> Iterator[list[str]]:
+def _parts(values: Sequence[str], most: int) -> Iterator[list[str]]:
     rest = iter(values)
-    while part := list(islice(rest, _PAGE)):
+    while part := list(islice(rest, most)):
         yield part

@@ -4,20 +4,26 @@
     lock             held while the store is open
     shard/           the engine's own files
 
-The engine lets one process open a shard at a time, also for reading. It has no background work: a
-store that has grown is tidied up by the write that made it grow, or by `optimize`.
+The engine lets one process open a shard at a time, also for reading: its read-only shards have no
+Python interface so far (qdrant-edge-py 0.9). It has no background work: a store that has grown is
+tidied up by the write that made it grow, or by `optimize`.
+
+Options, as `qdrant-edge://PATH?hnsw=16&index=FIELD:KIND,…`, mean what they mean for `qdrant://`:
+a graph over the whole vector that is searched instead of the hash, where the store is made, and
+payload indexes on metadata, made where they are missing when the store is opened for writing.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from nexus_vdb.checks import check_meta, check_schema
 from nexus_vdb.connectors._qdrant_edge import (
@@ -25,14 +31,17 @@ from nexus_vdb.connectors._qdrant_edge import (
     edge_filter,
     edge_index,
     edge_query,
+    edge_recoding,
     engine,
 )
 from nexus_vdb.connectors._qdrant_filter import Json
+from nexus_vdb.connectors._qdrant_options import Layout
 from nexus_vdb.connectors._qdrant_points import (
-    INDEXED,
     Found,
     Points,
     collection_config,
+    index_schema,
+    missing_indexes,
     schema_of,
     schema_to_json,
 )
@@ -45,7 +54,7 @@ from nexus_vdb.errors import (
     StoreNotFound,
 )
 from nexus_vdb.folders import FolderLock, write_durably
-from nexus_vdb.types import StoreInfo, StoreSchema
+from nexus_vdb.types import Floats, StoreInfo, StoreSchema
 
 __all__ = ["QdrantEdgeStore"]
 
@@ -61,7 +70,7 @@ _OPTIMIZE_AFTER = 50_000
 class _Opened:
     folder: Path
     shard: Any
-    meta: dict[str, Any]
+    manifest: dict[str, Any]
     lock: FolderLock
     fresh: int = 0
 
@@ -70,7 +79,7 @@ class QdrantEdgeStore(PointStore):
     """A folder with one shard; made by `open`."""
 
     def __init__(self, url: str, schema: StoreSchema, opened: _Opened) -> None:
-        super().__init__(url, schema)
+        super().__init__(url, schema, graph=bool(opened.manifest.get("hnsw")))
         self._held: _Opened | None = opened
 
     @classmethod
@@ -90,10 +99,7 @@ class QdrantEdgeStore(PointStore):
             StoreCorrupt: a file is damaged.
             StoreError: the folder holds something else, or cannot be written.
         """
-        name = url.partition("://")[2]
-        if not name:
-            raise ConfigError(f"{url!r} names no folder", hint="write it as qdrant-edge://./index")
-        folder = Path(name).expanduser()
+        folder, layout = _parse(url)
         made = (folder / _MANIFEST).is_file()
         if not made and schema is None:
             raise StoreNotFound(f"nothing is stored at {url}", hint="ingest something first")
@@ -102,54 +108,62 @@ class QdrantEdgeStore(PointStore):
                 _claim(folder)
             lock = FolderLock(folder, hint="a shard opens once: close it there, or wait")
             try:
-                return cls._locked(url, folder, schema, lock)
+                return cls._locked(url, folder, schema, layout=layout, lock=lock)
             except BaseException:
                 lock.release()
                 raise
 
     @classmethod
     def _locked(
-        cls, url: str, folder: Path, schema: StoreSchema | None, lock: FolderLock
+        cls,
+        url: str,
+        folder: Path,
+        schema: StoreSchema | None,
+        *,
+        layout: Layout,
+        lock: FolderLock,
     ) -> QdrantEdgeStore:
-        found = _read_manifest(url, folder / _MANIFEST)
+        manifest = _read_manifest(folder / _MANIFEST)
+        stored = schema_of(manifest, url) if manifest else None
         if schema is not None:
-            check_schema(url, stored=found[0] if found else None, asked=schema)
-        if found is not None:
-            stored, meta = found
-            return cls(url, stored, _Opened(folder, _load(folder / _SHARD), meta, lock))
-        if schema is None:
+            check_schema(url, stored=stored, asked=schema)
+        if manifest is not None and stored is not None:
+            shard = _load(folder / _SHARD)
+        elif schema is not None:
+            shard, manifest, stored = _create(folder, schema, layout), {}, schema
+        else:
             raise StoreNotFound(f"nothing is stored at {url}", hint="ingest something first")
-        # Without a manifest, a shard is what is left of a making that was cut off.
-        shutil.rmtree(folder / _SHARD, ignore_errors=True)
-        shard = engine.EdgeShard.create(
-            str(folder / _SHARD), edge_config(collection_config(schema))
-        )
-        for field, kind in INDEXED.items():
-            shard.update(edge_index(field, kind))
-        shard.flush()
-        _write_manifest(folder, schema, {})
-        return cls(url, schema, _Opened(folder, shard, {}, lock))
+        if schema is not None:
+            for key, kind in missing_indexes(layout, shard.info().payload_schema).items():
+                shard.update(edge_index(key, index_schema(kind)))
+            shard.flush()
+        if not manifest:
+            manifest = {**schema_to_json(stored), "hnsw": layout.hnsw, "meta": {}}
+            _write_manifest(folder, manifest)
+        return cls(url, stored, _Opened(folder, shard, manifest, lock))
 
     def info(self) -> StoreInfo:
         """What is stored; `details` has the engine, its segments and the bytes on disk."""
         with self._open() as opened:
-            segments = opened.shard.info().segments_count
+            about = opened.shard.info()
             files = (path for path in (opened.folder / _SHARD).rglob("*") if path.is_file())
             details = {
                 "engine": f"qdrant-edge-py {version('qdrant-edge-py')}",
-                "segments": segments,
+                "segments": about.segments_count,
                 "bytes": sum(path.stat().st_blocks * 512 for path in files),
+                "indexes": sorted(about.payload_schema),
+                "search": "graph" if self._graph else "hash",
             }
-            meta = json.loads(json.dumps(opened.meta))
+            meta = json.loads(json.dumps(opened.manifest["meta"]))
         return StoreInfo(self._url, self._schema, self.count(), meta, details)
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a small JSON value in the manifest."""
         value = check_meta(key, value)
         with self._open() as opened:
-            meta = {**opened.meta, key: value}
-            _write_manifest(opened.folder, self._schema, meta)
-            opened.meta = meta
+            manifest = opened.manifest | {"meta": {**opened.manifest["meta"], key: value}}
+            _write_manifest(opened.folder, manifest)
+            opened.manifest = manifest
 
     def optimize(self) -> None:
         """Merge segments, drop deleted points, and quantize what is new."""
@@ -231,6 +245,29 @@ class QdrantEdgeStore(PointStore):
             opened.shard.update(operation)
             opened.shard.flush()
 
+    def _recode(self, changes: Mapping[str, tuple[Floats, str]]) -> None:
+        with self._open() as opened:
+            for operation in edge_recoding(changes):
+                opened.shard.update(operation)
+            opened.shard.flush()
+
+
+def _parse(url: str) -> tuple[Path, Layout]:
+    name, _, query = url.partition("://")[2].partition("?")
+    if not name:
+        raise ConfigError(f"{url!r} names no folder", hint="write it as qdrant-edge://./index")
+    layout = Layout.parse(dict(parse_qsl(query, keep_blank_values=True)))
+    if layout.shards > 1 or layout.replicas > 1:
+        raise ConfigError(f"{url!r}: a folder has one shard, and no copies of it")
+    return Path(name).expanduser(), layout
+
+
+def _create(folder: Path, schema: StoreSchema, layout: Layout) -> Any:
+    # Without a manifest, a shard is what is left of a making that was cut off.
+    shutil.rmtree(folder / _SHARD, ignore_errors=True)
+    config = edge_config(collection_config(schema, layout))
+    return engine.EdgeShard.create(str(folder / _SHARD), config)
+
 
 def _load(folder: Path) -> Any:
     try:
@@ -266,20 +303,18 @@ def _claim(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _read_manifest(url: str, path: Path) -> tuple[StoreSchema, dict[str, Any]] | None:
+def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_bytes())
-        meta = dict(value["meta"])
+        return {**value, "meta": dict(value["meta"])}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise StoreCorrupt(f"{path} is damaged: {error}", hint=_REBUILD) from error
-    return schema_of(value, url), meta
 
 
-def _write_manifest(folder: Path, schema: StoreSchema, meta: dict[str, Any]) -> None:
-    value = {**schema_to_json(schema), "meta": meta}
-    write_durably(folder / _MANIFEST, json.dumps(value, indent=1).encode())
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 @contextmanager

@@ -1,42 +1,31 @@
 """A Qdrant server for tests: the REST calls that `QdrantStore` makes, answered by the real engine.
 
 Each collection is a shard of the edge engine in a folder. What a single shard does not know of
-(names of collections, their metadata) is kept here, as the REST reference describes it.
+(names of collections, their metadata, strict mode) is kept here, as the REST reference describes
+it; how it fails is in `qdrant_faults`.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import unquote
 
 import qdrant_edge as engine
 
 from nexus_vdb.connectors._qdrant_edge import edge_config, edge_filter, edge_index, edge_query
+from tests.qdrant_faults import Fault, Handler, RefusedError, Request, check_strictly
 
 Json = dict[str, Any]
-
-MOST_BYTES = 32 << 20
-
-
-class RefusedError(Exception):
-    """Answered with a status and a message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass
@@ -46,44 +35,71 @@ class Collection:
     shard: Any
     body: Json
     metadata: Json
+    strict: Json
     indexes: Json = field(default_factory=dict)
 
 
-@dataclass
-class Request:
-    """What came in: for tests that look at the traffic."""
-
-    method: str
-    path: str
-    size: int
-    headers: dict[str, str]
-    body: Any
-
-
 class QdrantServer:
-    """Listens on 127.0.0.1 while the `with` lasts.
+    """Listens on 127.0.0.1 while the `with` lasts, but for the time between `stop` and `start`.
 
-    Faults are taken from `faults`, one for each request: a status to answer with, "cut" to hang up
-    at once, "mute" to carry the request out and hang up then, "" for none.
+    Attributes:
+        faults: Taken one for each request; see `Fault`. "" for none.
+        storm: Where `faults` is empty: makes the next one.
+        delay: Seconds that a "slow" answer takes.
+        strict: Strict mode of the collections that are made, by name of the setting.
+        most_bytes: Of a request.
+        requests: What came in so far.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.faults: list[int | str] = []
+        self.faults: list[Fault] = []
+        self.storm: Callable[[], Fault] = str
+        self.delay = 1.0
+        self.strict: Json = {}
+        self.most_bytes = 32 << 20
         self.requests: list[Request] = []
         self.collections: dict[str, Collection] = {}
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
+        self.is_up = False
+        self._port = 0
+        self._http: ThreadingHTTPServer | None = None
+        self._thread: threading.Thread | None = None
 
     @property
     def port(self) -> int:
-        return int(self._http.server_address[1])
+        return self._port
 
     def url(self, collection: str, options: str = "") -> str:
         return f"qdrant://127.0.0.1:{self.port}/{collection}{options}"
 
-    def __enter__(self) -> QdrantServer:
+    def start(self) -> None:
+        """Listen; after a stop, at the same port."""
+        self._http = ThreadingHTTPServer(("127.0.0.1", self._port), partial(Handler, self))
+        self._port = int(self._http.server_address[1])
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
         self._thread.start()
+        self.is_up = True
+
+    def stop(self) -> None:
+        """Refuse connections, and hang up on those that are open at their next request."""
+        self.is_up = False
+        if self._http is not None and self._thread is not None:
+            self._http.shutdown()
+            self._thread.join()
+            self._http.server_close()
+            self._http = None
+
+    def uploads(self, collection: str) -> int:
+        """How many came in for a collection."""
+        path = f"/collections/{collection}/points"
+        return sum(one.method == "PUT" and one.path == path for one in self.requests)
+
+    def next_fault(self) -> Fault:
+        """What goes wrong with the request at hand."""
+        return self.faults.pop(0) if self.faults else self.storm()
+
+    def __enter__(self) -> QdrantServer:
+        self.start()
         return self
 
     def __exit__(
@@ -92,9 +108,7 @@ class QdrantServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        self.stop()
         for collection in self.collections.values():
             collection.shard.close()
 
@@ -103,7 +117,11 @@ class QdrantServer:
         for verb, pattern, handle in _ROUTES:
             match = re.fullmatch(pattern, path)
             if match and verb == method:
-                return handle(self, *map(unquote, match.groups()), body)
+                names = [unquote(name) for name in match.groups()]
+                if names and names[0] in self.collections:
+                    found = self.collections[names[0]]
+                    check_strictly(method, path, body, strict=found.strict, there=found.indexes)
+                return handle(self, *names, body)
         raise RefusedError(404, f"no such call: {method} {path}")
 
     def collection(self, name: str) -> Collection:
@@ -117,13 +135,16 @@ class QdrantServer:
         if name in self.collections:
             raise RefusedError(409, f"Wrong input: Collection `{name}` already exists!")
         known = {"vectors", "hnsw_config", "on_disk_payload", "metadata"}
+        known |= {"shard_number", "replication_factor"}
         given = {key for key, value in body.items() if value is not None}
         if given - known:
             raise RefusedError(400, f"not understood here: {sorted(given - known)}")
         shard = engine.EdgeShard.create(
             str(self.folder / f"{len(self.collections)}"), edge_config(body)
         )
-        self.collections[name] = Collection(shard, body, body.get("metadata") or {})
+        self.collections[name] = Collection(
+            shard, body, body.get("metadata") or {}, dict(self.strict)
+        )
         return True
 
     def describe(self, name: str, body: None) -> Json:
@@ -150,6 +171,7 @@ class QdrantServer:
                 "hnsw_config": {"m": 0, "ef_construct": 100, "full_scan_threshold": 10_000},
                 "optimizer_config": optimizer,
                 "metadata": collection.metadata or None,
+                "strict_mode_config": collection.strict or None,
             },
         }
 
@@ -165,9 +187,12 @@ class QdrantServer:
         return True
 
     def index(self, name: str, body: Json) -> Json:
-        collection, kind = self.collection(name), body["field_schema"]
-        collection.shard.update(edge_index(body["field_name"], kind))
-        collection.indexes[body["field_name"]] = {"data_type": kind, "points": 0}
+        collection, schema = self.collection(name), body["field_schema"]
+        collection.shard.update(edge_index(body["field_name"], schema))
+        known = collection.shard.info().payload_schema
+        new = (known.keys() - collection.indexes.keys()) or {body["field_name"]}
+        for key in new:
+            collection.indexes[key] = {"data_type": schema["type"], "points": 0}
         return _done()
 
     # Points
@@ -186,6 +211,19 @@ class QdrantServer:
         operation = engine.UpdateOperation.delete_points_by_filter(edge_filter(body["filter"]))
         self.collection(name).shard.update(operation)
         return _done()
+
+    def change_points(self, name: str, body: Json) -> list[Json]:
+        shard = self.collection(name).shard
+        for operation in body["operations"]:
+            if "update_vectors" in operation:
+                points = operation["update_vectors"]["points"]
+                vectors = [engine.PointVectors(one["id"], one["vector"]) for one in points]
+                shard.update(engine.UpdateOperation.update_vectors(vectors))
+            else:
+                part = operation["set_payload"]
+                change = engine.UpdateOperation.set_payload(part["points"], part["payload"])
+                shard.update(change)
+        return [_done() for _ in body["operations"]]
 
     def query(self, name: str, body: Json) -> list[Json]:
         requests = [edge_query(search) for search in body["searches"]]
@@ -238,70 +276,12 @@ _ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("PUT", _NAME + "/index", QdrantServer.index),
     ("PUT", _NAME + "/points", QdrantServer.upsert),
     ("POST", _NAME + "/points/delete", QdrantServer.delete),
+    ("POST", _NAME + "/points/batch", QdrantServer.change_points),
     ("POST", _NAME + "/points/query/batch", QdrantServer.query),
     ("POST", _NAME + "/points/scroll", QdrantServer.scroll),
     ("POST", _NAME + "/points/count", QdrantServer.count),
     ("POST", _NAME + "/points", QdrantServer.retrieve),
 ]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    methods: ClassVar = ("GET", "PUT", "POST", "PATCH", "DELETE")
-
-    def __init__(self, server: QdrantServer, *args: Any) -> None:
-        self.qdrant = server
-        super().__init__(*args)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Be quiet."""
-
-    def _handle(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        path = urlsplit(self.path).path
-        body = json.loads(raw) if raw else None
-        self.qdrant.requests.append(
-            Request(self.command, path, len(raw), dict(self.headers.items()), body)
-        )
-        fault = self.qdrant.faults.pop(0) if self.qdrant.faults else ""
-        if fault == "cut":
-            self._hang_up()
-        elif isinstance(fault, int):
-            self._send(fault, {"status": {"error": HTTPStatus(fault).phrase}})
-        else:
-            status, answer = self._result(path, body, len(raw))
-            if fault == "mute":
-                self._hang_up()
-            else:
-                self._send(status, answer)
-
-    def _result(self, path: str, body: Any, size: int) -> tuple[int, Json]:
-        if size > MOST_BYTES:
-            return 413, {"status": {"error": f"Payload reached size limit: {size}"}}
-        try:
-            if path == "/":
-                return 200, {"title": "test", "version": "1.16.0"}
-            return 200, {"result": self.qdrant.answer(self.command, path, body), "status": "ok"}
-        except RefusedError as error:
-            return error.status, {"status": {"error": str(error)}}
-        except Exception as error:  # the engine has no types of its own
-            return 400, {"status": {"error": f"{error}"}}
-
-    def _send(self, status: int, answer: Json) -> None:
-        content = json.dumps({"time": 0.0} | answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def _hang_up(self) -> None:
-        self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
-
-
-for _method in _Handler.methods:
-    setattr(_Handler, f"do_{_method}", _Handler._handle)
 
 
 @contextmanager

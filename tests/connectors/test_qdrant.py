@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,24 +10,24 @@ import pytest
 from qdrant_client import models
 from qdrant_client.conversions.conversion import RestToGrpc
 
-from nexus_vdb.connectors._qdrant_client import Address, Retry
+from nexus_vdb.connectors._qdrant_address import Address
+from nexus_vdb.connectors._qdrant_client import Retry
 from nexus_vdb.connectors._qdrant_filter import condition_of
-from nexus_vdb.connectors._qdrant_points import collection_config, searches
+from nexus_vdb.connectors._qdrant_options import Layout
+from nexus_vdb.connectors._qdrant_points import collection_config
+from nexus_vdb.connectors._qdrant_search import searches
 from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.connectors.qdrant import QdrantStore
 from nexus_vdb.errors import (
     ConfigError,
     StoreCorrupt,
     StoreError,
-    StoreNotFound,
-    StoreUnavailable,
 )
 from nexus_vdb.filters import parse_filter
 from nexus_vdb.testing.compare import Pair
 from nexus_vdb.testing.store import (
     SAMPLE_FILTERS,
     StoreContract,
-    sample_id,
     sample_queries,
     sample_records,
 )
@@ -90,7 +89,10 @@ def test_the_collection_is_made_with_its_index_before_there_is_data(server: Qdra
     assert vectors["hash"]["distance"] == "Dot"
     bits = vectors["hash"]["quantization_config"]["binary"]
     assert (bits["always_ram"], bits["query_encoding"]) == (True, "scalar8bits")
-    assert made.body["hnsw_config"]["m"] == vectors["hash"]["hnsw_config"]["m"] == 0
+    assert made.body["hnsw_config"]["m"] == 0
+    assert not any(one.get("hnsw_config") for one in vectors.values())
+    assert made.body["on_disk_payload"] and all(one["on_disk"] for one in vectors.values())
+    assert not made.body.get("shard_number") and not made.body.get("replication_factor")
     assert made.body["metadata"] == {
         "nexus_vdb": {
             "format": 1,
@@ -104,11 +106,33 @@ def test_the_collection_is_made_with_its_index_before_there_is_data(server: Qdra
     assert server.requests[-1].body["field_name"] == "document_id"
 
 
-def test_a_graph_over_the_hash_is_an_option(server: QdrantServer) -> None:
-    QdrantStore.open(server.url("docs", "?hnsw=16"), SCHEMA).close()
+def test_shards_and_copies_are_options(server: QdrantServer) -> None:
+    QdrantStore.open(server.url("docs", "?shards=3&replicas=2"), SCHEMA).close()
     body = server.collections["docs"].body
-    assert body["vectors"]["hash"]["hnsw_config"]["m"] == 16
+    assert (body["shard_number"], body["replication_factor"]) == (3, 2)
+
+
+def test_a_graph_over_the_vector_takes_the_place_of_the_hash(server: QdrantServer) -> None:
+    pair = Pair(
+        QdrantStore.open(server.url("docs", "?hnsw=16"), SCHEMA),
+        MemoryStore.open("memory://", SCHEMA),
+    )
+    body = server.collections["docs"].body
+    assert body["vectors"]["d96"]["hnsw_config"]["m"] == 16
     assert body["hnsw_config"]["m"] == 0
+    pair.upsert(sample_records(60, dim=96))
+    assert pair.store.info().details["search"] == "graph"
+    pair.store.close()
+    pair.store = QdrantStore.open(server.url("docs"))
+    plan = SearchPlan(k=5, candidates=40, cuts=(32, 96))
+    for where in (None, {"lang": "en"}):
+        server.requests.clear()
+        pair.check_search(sample_queries(2, dim=96), plan, where)
+        [search, _] = server.requests[-1].body["searches"]
+        assert (search["using"], search.get("prefetch")) == ("d96", None)
+        assert search["params"]["hnsw_ef"] == 40
+    assert pair.store.info().details["search"] == "graph"
+    pair.store.close()
 
 
 def test_an_index_that_a_cut_off_making_lacks_is_made_later(server: QdrantServer) -> None:
@@ -224,104 +248,6 @@ def test_points_of_others_are_named(server: QdrantServer, store: QdrantStore) ->
         list(store.scan())
 
 
-# Faults
-
-
-@pytest.mark.parametrize(
-    "faults",
-    [[503, 429], [500, 502, 504], ["cut", "cut"], ["mute"], ["mute", 503, "cut"]],
-    ids=str,
-)
-def test_passing_faults_are_survived(
-    server: QdrantServer, store: QdrantStore, faults: list[int | str]
-) -> None:
-    pair = Pair(store, MemoryStore.open("memory://", SCHEMA))
-    pair.reference.upsert(sample_records(60, dim=96))
-    server.faults += faults
-    pair.upsert(sample_records(30, seed=1, dim=96))
-    assert not server.faults
-    server.faults += faults
-    pair.check_search(sample_queries(2, dim=96), SearchPlan(k=5, candidates="exact", cuts=(96,)))
-    server.faults += faults
-    ids = [sample_id(row) for row in range(10)]
-    assert store.delete(ids=ids) == pair.reference.delete(ids=ids) == 10
-    server.faults += ["", *faults]
-    where = parse_filter({"lang": "de"})
-    assert store.delete(where=where) == pair.reference.delete(where=where) > 0
-    assert not server.faults
-    pair.check_rows()
-
-
-@pytest.mark.parametrize("faults", [["mute"], ["", "mute"], ["cut", "", "mute", 503]], ids=str)
-def test_a_collection_is_made_though_the_answer_is_lost(
-    server: QdrantServer, faults: list[int | str]
-) -> None:
-    server.faults += faults
-    store = QdrantStore.open(server.url("docs"), SCHEMA, retry=QUICK)
-    assert not server.faults
-    assert (store.count(), store.info().schema) == (0, SCHEMA)
-    assert list(server.collections["docs"].indexes) == ["document_id"]
-    store.close()
-
-
-def test_a_server_that_stays_busy_is_given_up(server: QdrantServer) -> None:
-    store = QdrantStore.open(server.url("docs", "?tries=3"), SCHEMA, retry=QUICK)
-    server.requests.clear()
-    server.faults += [503] * 3
-    with pytest.raises(StoreUnavailable, match="503 Service Unavailable"):
-        store.count()
-    assert len(server.requests) == 3
-    assert store.count() == 0
-    store.close()
-
-
-def test_a_server_that_is_down_is_named() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{unused.getsockname()[1]}"
-        url = f"qdrant://{address}/docs?tries=3"
-        with pytest.raises(StoreUnavailable, match=address) as caught:
-            QdrantStore.open(url, SCHEMA, retry=QUICK)
-    assert url in caught.value.hint
-
-
-def test_waits_grow_to_their_limit() -> None:
-    delays = list(Retry(first=1, most=5).delays(6))
-    for delay, longest in zip(delays, [1, 2, 4, 5, 5], strict=True):
-        assert longest / 2 <= delay <= longest
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 409, 422])
-def test_refusals_are_not_repeated(server: QdrantServer, store: QdrantStore, status: int) -> None:
-    server.faults += [status]
-    with pytest.raises(StoreError, match=rf"refused \({status}\)") as caught:
-        store.count()
-    assert not isinstance(caught.value, StoreUnavailable)
-    assert ("QDRANT_API_KEY" in caught.value.hint) == (status in (401, 403))
-    assert len(server.requests) == 1
-
-
-def test_a_collection_that_is_deleted_meanwhile(server: QdrantServer, store: QdrantStore) -> None:
-    server.remove("docs", None)
-    with pytest.raises(StoreNotFound, match="docs"):
-        store.count()
-    with pytest.raises(StoreNotFound, match="nothing is stored"):
-        QdrantStore.open(server.url("docs"))
-
-
-def test_a_server_of_another_kind(server: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(QdrantServer, "answer", lambda *_: {"hello": "world"})
-    with pytest.raises(StoreError, match="cannot be read"):
-        QdrantStore.open(server.url("docs"))
-
-
-def test_a_closed_store_says_so(store: QdrantStore) -> None:
-    store.close()
-    store.close()
-    with pytest.raises(StoreError, match="closed"):
-        store.count()
-
-
 # The address
 
 
@@ -335,10 +261,16 @@ def test_the_key_is_sent(server: QdrantServer, monkeypatch: pytest.MonkeyPatch) 
 def test_urls() -> None:
     found = Address.parse("qdrant://localhost:7000/my%20docs")
     assert (found.host, found.port, found.collection) == ("localhost", 7000, "my docs")
-    assert (found.tls, found.grpc, found.hnsw, found.prefix) == (False, 0, 0, "")
-    found = Address.parse("qdrants://x.example/proxy/docs/?grpc=1&hnsw=16&timeout=5&tries=2")
+    assert (found.tls, found.grpc, found.prefix) == (False, 0, "")
+    assert (found.timeout, found.patience, found.layout) == (60, 180, Layout())
+    options = (
+        "grpc=1&timeout=5&patience=0&hnsw=16&shards=2&replicas=3&index=a.b:number,tags:keyword"
+    )
+    found = Address.parse(f"qdrants://x.example/proxy/docs/?{options}")
     assert (found.tls, found.port, found.prefix, found.collection) == (True, 6333, "/proxy", "docs")
-    assert (found.grpc, found.hnsw, found.timeout, found.tries) == (6334, 16, 5, 2)
+    assert (found.grpc, found.timeout, found.patience) == (6334, 5, 0)
+    index = {"a.b": "number", "tags": "keyword"}
+    assert found.layout == Layout(hnsw=16, shards=2, replicas=3, index=index)
     assert Address.parse("qdrant://h/c?grpc=7334").grpc == 7334
 
 
@@ -350,8 +282,10 @@ def test_urls() -> None:
         ("qdrant:///docs", "names no host"),
         ("qdrant://localhost:x/docs", "not a URL"),
         ("qdrant://localhost/docs?speed=9", "unknown option 'speed'"),
-        ("qdrant://localhost/docs?tries=many", "Invalid tries='many'"),
-        ("qdrant://localhost/docs?tries=0", "Invalid tries='0'"),
+        ("qdrant://localhost/docs?patience=long", "Invalid patience='long'"),
+        ("qdrant://localhost/docs?timeout=0", "Invalid timeout='0'"),
+        ("qdrant://localhost/docs?index=year", "Invalid index='year'"),
+        ("qdrant://localhost/docs?index=year:int", "valid: FIELD:KIND with a kind of keyword,"),
     ],
 )
 def test_urls_that_cannot_be_understood(url: str, complaint: str) -> None:
