@@ -28,6 +28,7 @@ from nexus_vdb.errors import ConfigError, StoreNotFound
 from nexus_vdb.hashing import pack
 from nexus_vdb.interfaces import Encoder, Store
 from nexus_vdb.pipelines._ingest_finish import finish
+from nexus_vdb.pipelines._ingest_kept import keep_settings
 from nexus_vdb.pipelines._ingest_missing import delete_missing
 from nexus_vdb.pipelines._ingest_parts import (
     PART,
@@ -96,6 +97,8 @@ class Job:
         self._size = max(PART, _VECTOR_BYTES // (4 * width)) if width else PART
         schema = _schema(self._encoder, settings, width)
         self._store = _target(collection, schema, dry_run=settings.dry_run)
+        if settings.sources and not settings.dry_run:
+            keep_settings(self._store, settings)
         self._how = [schema.fingerprint, settings.chunk_tokens, settings.chunk_overlap]
         self._itq = coding_hash(self._store.info())
         self._seen = IdSet()
