@@ -34,9 +34,11 @@ from nexus_vdb.types import Floats, Metadata, Records, StoreSchema
 __all__ = [
     "Block",
     "Segment",
+    "Sought",
     "block_of",
     "block_of_table",
     "corrupt",
+    "sought",
     "table_of_block",
     "write_segment",
 ]
@@ -185,6 +187,21 @@ def _hash(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(digests, dtype="<u8")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sought:
+    """Texts that are looked up in every segment, hashed once and in the order of their hashes."""
+
+    texts: list[str]
+    hashes: npt.NDArray[np.uint64]
+
+
+def sought(texts: Sequence[str]) -> Sought:
+    """Texts to look up."""
+    hashes = _hash(texts)
+    order = np.argsort(hashes, kind="stable")  # a search for rising values stays in the cache
+    return Sought([texts[row] for row in order.tolist()], hashes[order])
+
+
 class Segment:
     """The open files of one segment; nothing of it is held in memory but what is asked for.
 
@@ -271,26 +288,35 @@ class Segment:
                     batch.take(pa.array(keep)), self._vectors[part][keep], self.codes[part][keep]
                 )
 
-    def rows_of_ids(self, ids: Sequence[str]) -> list[tuple[str, int]]:
+    def rows_of_ids(self, ids: Sought) -> list[tuple[str, int]]:
         """Every row, dead or not, that has one of the ids."""
         return self._find(_ID, "id", ids)
 
-    def rows_of_documents(self, document_ids: Sequence[str]) -> list[tuple[str, int]]:
+    def rows_of_documents(self, document_ids: Sought) -> list[tuple[str, int]]:
         """Every row, dead or not, that belongs to one of the documents."""
         return self._find(_DOCUMENT, "document_id", document_ids)
 
-    def _find(self, key: int, column: str, texts: Sequence[str]) -> list[tuple[str, int]]:
+    def _find(self, key: int, column: str, wanted: Sought) -> list[tuple[str, int]]:
         n = self.rows
         hashes = self._lookup[8 * n * key : 8 * n * (key + 1)].view("<u8")
         order = self._lookup[16 * n + 4 * n * key : 16 * n + 4 * n * (key + 1)].view("<u4")
-        wanted = _hash(texts)
-        first = np.searchsorted(hashes, wanted, side="left")
-        counts = np.searchsorted(hashes, wanted, side="right") - first
-        asked = np.repeat(np.arange(len(texts)), counts)
+        first = np.searchsorted(hashes, wanted.hashes, side="left")
+        here = np.flatnonzero(hashes[np.minimum(first, n - 1)] == wanted.hashes)
+        first = first[here]
+        counts = np.searchsorted(hashes, wanted.hashes[here], side="right") - first
+        asked = np.repeat(here, counts)
         steps = np.arange(len(asked)) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = order[first[asked] + steps].astype(np.int64)
+        rows = order[np.repeat(first, counts) + steps].astype(np.int64)
         found = zip(asked.tolist(), self.column(column, rows), rows.tolist(), strict=True)
-        return [(text, row) for one, text, row in found if text == texts[one]]
+        return [(text, row) for one, text, row in found if text == wanted.texts[one]]
+
+    def document_ids(self, live: npt.NDArray[np.bool_] | None) -> Iterator[list[str]]:
+        """The document of each live row."""
+        for batch, start in zip(self._batches, self._starts, strict=False):
+            column = batch.column("document_id")
+            if live is not None:
+                column = column.filter(pa.array(live[start : start + len(batch)]))
+            yield column.to_pylist()
 
 
 def _mapped(path: Path, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nexus_vdb.connectors._faiss_files import Manifest, read_json, read_manifest
 from nexus_vdb.connectors._faiss_filter import FilterColumns
 from nexus_vdb.connectors._faiss_scan import HashScan, best_codes
-from nexus_vdb.connectors._faiss_segment import Segment, corrupt
+from nexus_vdb.connectors._faiss_segment import Segment, corrupt, sought
 from nexus_vdb.errors import StoreCorrupt
 from nexus_vdb.filters import Filter
 from nexus_vdb.ranking import TIE, Rows, best_rows, cut_vectors
@@ -109,10 +109,11 @@ class State:
 
     def rows_of_ids(self, ids: Sequence[str]) -> dict[str, int]:
         """Row of each id that is there."""
+        wanted = sought(ids)
         return {
             id_: row + int(start)
             for view, start in zip(self.views, self._starts, strict=False)
-            for id_, row in view.living(view.segment.rows_of_ids(ids))
+            for id_, row in view.living(view.segment.rows_of_ids(wanted))
         }
 
     def column(self, name: str, rows: Rows) -> list[Any]:

@@ -39,6 +39,7 @@ from nexus_vdb.connectors._faiss_segment import (
     Segment,
     block_of,
     block_of_table,
+    sought,
     table_of_block,
     write_segment,
 )
@@ -155,8 +156,9 @@ class FaissStore:
     def fingerprints(self, document_ids: Sequence[str]) -> dict[str, dict[int, str]]:
         """Content hash by chunk ordinal, for each of the documents that is there at all."""
         found: dict[str, dict[int, str]] = {}
+        wanted = sought(document_ids)
         for view in self._state.views:
-            pairs = view.living(view.segment.rows_of_documents(document_ids))
+            pairs = view.living(view.segment.rows_of_documents(wanted))
             rows = np.array([row for _, row in pairs], dtype=np.int64)
             ordinals = view.segment.column("ordinal", rows)
             hashes = view.segment.column("content_hash", rows)
@@ -170,6 +172,13 @@ class FaissStore:
             rows = view.rows(None)
             for start in range(0, len(rows), batch_size):
                 yield view.segment.records(rows[start : start + batch_size])
+
+    def document_ids(self, batch_size: int = 4096) -> Iterator[list[str]]:
+        """The document of every record, as they were when the listing began."""
+        for view in self._state.views:
+            for ids in view.segment.document_ids(view.live):
+                for start in range(0, len(ids), batch_size):
+                    yield ids[start : start + batch_size]
 
     def scan_tables(self, batch_size: int = 1024) -> Iterator[Any]:
         """As `scan`, each batch a `pyarrow.RecordBatch`."""
@@ -238,7 +247,8 @@ class FaissStore:
     def _add(self, ids: list[str], block: Block) -> None:
         with self._writing() as state:
             new = self._write_segment(state, [block])
-            replaced = [view.living(view.segment.rows_of_ids(ids)) for view in state.views]
+            wanted = sought(ids)
+            replaced = [view.living(view.segment.rows_of_ids(wanted)) for view in state.views]
             dead = [np.array([row for _, row in pairs], np.int64) for pairs in replaced]
             self._commit(state, [*self._bury(state, dead), new])
             self._tidy()
@@ -250,7 +260,8 @@ class FaissStore:
             if ids is None:
                 dead = state.matching(where)
             else:
-                found = [view.living(view.segment.rows_of_ids(ids)) for view in state.views]
+                wanted = sought(ids)
+                found = [view.living(view.segment.rows_of_ids(wanted)) for view in state.views]
                 dead = [np.unique([row for _, row in pairs]).astype(np.int64) for pairs in found]
             gone = sum(len(rows) for rows in dead)
             if gone:

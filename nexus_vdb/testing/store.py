@@ -20,7 +20,7 @@ from nexus_vdb.errors import (
     StoreNotFound,
 )
 from nexus_vdb.filters import parse_filter
-from nexus_vdb.interfaces import SupportsOptimize, SupportsTables
+from nexus_vdb.interfaces import SupportsIds, SupportsOptimize, SupportsTables
 from nexus_vdb.records import join_records
 from nexus_vdb.registry import open_store
 from nexus_vdb.tables import records_of, table_of
@@ -280,6 +280,16 @@ class StoreContract:
         assert pair.store.search(queries, plan) == before
         pair.check_rows()
         self.reopen(pair, store_url).check_rows()
+
+    def test_documents_are_listed(self, pair: Pair) -> None:
+        if not isinstance(pair.store, SupportsIds):
+            pytest.skip("this store lists no documents")
+        for store in (pair.store, pair.reference):
+            store.delete(ids=[sample_id(number) for number in range(3, 200, 3)])
+        listed = list(pair.store.document_ids(50))
+        assert all(0 < len(ids) <= 50 for ids in listed)
+        expected = [one for records in pair.reference.scan() for one in records.document_ids]
+        assert sorted(one for ids in listed for one in ids) == sorted(expected)
 
     def test_tables_hold_what_records_do(self, pair: Pair) -> None:
         if not isinstance(pair.store, SupportsTables):
