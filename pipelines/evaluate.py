@@ -19,7 +19,7 @@ from nexus_vdb.errors import ConfigError, SourceError
 from nexus_vdb.metrics import mrr, ndcg, recall
 from nexus_vdb.pipelines.ingest import IngestSettings, ingest
 from nexus_vdb.reports import IngestReport
-from nexus_vdb.search import choose_candidates, has_hash
+from nexus_vdb.search import choose_depth, has_hash
 from nexus_vdb.stages import slices
 from nexus_vdb.types import Hit, QueryBatch, SearchPlan
 
@@ -156,7 +156,7 @@ def _prefilter(
     info = collection.info()
     if not has_hash(info):
         return None
-    chosen = choose_candidates(info, k=_TOP)
+    chosen, _ = choose_depth(info, k=_TOP)
     count = max(200, info.count * 3 // 100) if chosen == "exact" else chosen
     found = runner.hits(collection.plan(k=_TOP + 1, candidates=count))
     scores = _scores(test, found)

@@ -1,29 +1,32 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.errors import ConfigError, DimensionMismatch, FingerprintMismatch
-from nexus_vdb.hashing import asymmetric_scores
 from nexus_vdb.search import (
-    calibrate,
     check_model,
-    choose_candidates,
-    fit_hash,
+    choose_depth,
+    expected_recall,
     make_plan,
-    needs_calibration,
-    opening_words,
-    stored_hash,
     vector_queries,
 )
 from nexus_vdb.testing.encoder import FakeEncoder
-from nexus_vdb.testing.samples import sample_records
-from nexus_vdb.types import Floats, QueryBatch, Records, StoreInfo, StoreSchema
+from nexus_vdb.types import Floats, SearchPlan, StoreInfo, StoreSchema
 
-CALIBRATION = {"n": 50_000, "sample": 10_000, "table": {"0.9": 50, "0.98": 200, "0.99": 3000}}
+POINTS = [
+    {"candidates": 200, "probes": 0.1, "recall": 0.93, "error": 0.01},
+    {"candidates": 400, "probes": 1.0, "recall": 0.95, "error": 0.01},
+    {"candidates": 1000, "probes": 0.1, "recall": 0.97, "error": 0.005},
+    {"candidates": 1000, "probes": 1.0, "recall": 0.985, "error": 0.004},
+    {"candidates": 30_000, "probes": 1.0, "recall": 0.995, "error": 0.001},
+]
+CALIBRATION = {"n": 100_000, "queries": 200, "points": POINTS}
+OLD_CALIBRATION = {"n": 100_000, "sample": 10_000, "table": {"0.9": 50, "0.98": 200}}
 
 
 def info(count: int = 100_000, **meta: Any) -> StoreInfo:
@@ -65,86 +68,83 @@ def test_a_store_without_a_hash_is_searched_exactly() -> None:
     assert make_plan(info()).candidates == "exact"
 
 
-def test_auto_scales_the_calibration_with_the_records_searched() -> None:
-    calibrated = info(hash="model", calibration=CALIBRATION)
-    assert choose_candidates(calibrated, k=10, target_recall=0.9) == 500
-    assert choose_candidates(calibrated, k=10, target_recall=0.98) == 2000
-    assert choose_candidates(calibrated, k=10, target_recall=0.98, matching=40_000) == 800
-    assert choose_candidates(calibrated, k=300, target_recall=0.98) == 3000
-    assert make_plan(calibrated).candidates == 2000
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (0.9, (200, 0.1)),
+        (0.92, (200, 0.1)),
+        (0.96, (1000, 0.1)),
+        (0.98, (1000, 1.0)),
+        (0.99, ("exact", 1.0)),  # 30,000 of 100,000 records
+        (0.999, ("exact", 1.0)),  # never measured
+    ],
+)
+def test_auto_takes_the_cheapest_point_that_reaches_the_target(
+    target: float, expected: tuple[int | str, float]
+) -> None:
+    calibrated = info(hash="itq", calibration=CALIBRATION)
+    assert choose_depth(calibrated, k=10, target_recall=target) == expected
+    plan = make_plan(calibrated, target_recall=target)
+    assert (plan.candidates, plan.probes) == expected
+
+
+def test_candidates_grow_with_the_store_and_shrink_more_slowly() -> None:
+    def depth(count: int, k: int = 10, matching: int | None = None) -> int | str:
+        calibrated = info(count, hash="itq", calibration=CALIBRATION)
+        return choose_depth(calibrated, k=k, target_recall=0.97, matching=matching)[0]
+
+    assert depth(120_000) == 1200
+    assert depth(50_000) == math.ceil(1000 * 0.5**0.6)
+    assert depth(100_000, matching=50_000) == math.ceil(1000 * 0.5**0.6)
+    assert depth(100_000, k=1) == 1000
+    assert depth(100_000, k=30) == math.ceil(1000 * 3**0.4)
+    assert depth(100_000, k=1000) == 10_000
+    assert depth(100_000, k=10_000) == "exact"
+
+
+def test_a_filtered_search_probes_everything() -> None:
+    calibrated = info(hash="itq", calibration=CALIBRATION)
+    plan = make_plan(calibrated, target_recall=0.96, matching=100_000)
+    assert (plan.candidates, plan.probes) == (1000, 1.0)
 
 
 def test_auto_is_exact_where_that_is_cheaper() -> None:
     calibrated = info(hash="model", calibration=CALIBRATION)
-    assert choose_candidates(calibrated, k=10, target_recall=0.99) == "exact"
-    assert choose_candidates(calibrated, k=10, target_recall=0.995) == "exact"
-    assert choose_candidates(calibrated, k=10, matching=20_000) == "exact"
-    assert choose_candidates(info(20_000, hash="model"), k=10) == "exact"
+    assert make_plan(calibrated, matching=20_000).candidates == "exact"
+    assert make_plan(info(20_000, hash="model")).candidates == "exact"
+    assert make_plan(info(hash=None, calibration=CALIBRATION)).candidates == "exact"
 
 
-def test_auto_takes_three_percent_of_what_was_not_calibrated() -> None:
-    assert choose_candidates(info(hash="model"), k=10) == 3000
+@pytest.mark.parametrize("calibration", [None, OLD_CALIBRATION])
+def test_auto_takes_three_percent_of_what_was_not_measured(calibration: Any) -> None:
+    unknown = info(hash="model", calibration=calibration)
+    assert choose_depth(unknown, k=10) == (3000, 1.0)
+    assert expected_recall(unknown, make_plan(unknown)) is None
 
 
-def test_calibration_is_due_when_a_store_is_large_and_has_grown() -> None:
-    assert needs_calibration(info(20_001, hash="model"))
-    assert not needs_calibration(info(20_000, hash="model"))
-    assert not needs_calibration(info(100_000))
-    assert not needs_calibration(info(60_000, hash="model", calibration=CALIBRATION))
-    assert needs_calibration(info(60_001, hash="model", calibration=CALIBRATION))
+def test_expected_recall_is_that_of_the_deepest_point_no_deeper_than_the_plan() -> None:
+    def expected(count: int = 100_000, **changes: Any) -> float | None:
+        calibrated = info(count, hash="itq", calibration=CALIBRATION)
+        return expected_recall(calibrated, replace(SearchPlan(10, 1000), **changes))
+
+    assert expected() == 0.985
+    assert expected(probes=0.1) == 0.97
+    assert expected(candidates=999) == 0.95
+    assert expected(candidates=100, probes=0.1) is None
+    assert expected(candidates="exact") == 1.0
+    assert expected(cuts=(256,)) is None
+    assert expected(count=200_000) == 0.95
+    assert expected(k=100) == 0.93
 
 
-def texts(count: int) -> list[str]:
-    random = np.random.default_rng(1)
-    words = random.zipf(1.3, size=(count, 30)) % 3000
-    return [" ".join(f"w{word}" for word in row) for row in words]
-
-
-def embedded(count: int) -> Records:
-    made, sample = FakeEncoder().encode(texts(count)), sample_records(count)
-    return Records(
-        sample.ids,
-        sample.document_ids,
-        sample.ordinals,
-        texts(count),
-        sample.metadata,
-        sample.content_hashes,
-        made.vectors,
-        made.codes,
-    )
-
-
-def test_calibration_finds_the_depth_that_holds_the_exact_answer() -> None:
-    store = MemoryStore.open("memory://", info().schema)
-    records = embedded(1200)
-    store.upsert(records)
-    asked: list[QueryBatch] = []
-
-    def queries(some: Records) -> QueryBatch:
-        assert len(some) == 256
-        asked.append(FakeEncoder().encode(opening_words(some.texts)))
-        return asked[0]
-
-    found = calibrate(store, queries)
-    assert store.info().meta["calibration"] == found
-    assert (found["n"], found["sample"]) == (1200, 1200)
-    depths = list(found["table"].values())
-    assert depths == sorted(depths)
-    recalls = [_recall(records, asked[0], depth) for depth in depths]
-    # Here a query's own record counts as well, which the calibration leaves out.
-    for level, recall in zip((0.9, 0.95, 0.98, 0.99), recalls, strict=True):
-        assert level - 0.02 < recall < level + 0.03
-
-
-def _recall(records: Records, queries: QueryBatch, depth: int) -> float:
-    top = np.argsort(-(queries.vectors @ records.vectors.T), axis=1)[:, :10]
-    hashed = asymmetric_scores(queries.hash_logits, records.codes)
-    kept = np.argsort(-hashed, axis=1)[:, :depth]
-    return float(np.mean([np.isin(t, c).mean() for t, c in zip(top, kept, strict=True)]))
-
-
-def test_opening_words() -> None:
-    assert opening_words(["one  two\nthree", "w " * 40]) == ["one two three", " ".join(["w"] * 16)]
+@pytest.mark.parametrize("target", [0.9, 0.95, 0.96, 0.98])
+@pytest.mark.parametrize(("count", "k"), [(100_000, 10), (83_000, 25), (119_999, 70)])
+def test_auto_expects_to_reach_its_target(target: float, count: int, k: int) -> None:
+    calibrated = info(count, hash="itq", calibration=CALIBRATION)
+    plan = make_plan(calibrated, k=k, target_recall=target)
+    assert (expected_recall(calibrated, plan) or 0) >= target
+    filtered = make_plan(calibrated, k=k, target_recall=target, matching=count // 2)
+    assert (expected_recall(calibrated, filtered, matching=count // 2) or 0) >= target
 
 
 def test_another_model_is_refused() -> None:
@@ -153,47 +153,6 @@ def test_another_model_is_refused() -> None:
         check_model(info(), FakeEncoder(seed=1))
     with pytest.raises(DimensionMismatch, match="768 dimensions, fake-96-0 makes 96"):
         check_model(info(), FakeEncoder(96))
-
-
-def foreign(count: int, dim: int) -> tuple[MemoryStore, Records]:
-    store = MemoryStore.open("memory://", StoreSchema(dim, (dim,)))
-    records = sample_records(count, dim=dim)
-    records = Records(
-        records.ids,
-        records.document_ids,
-        records.ordinals,
-        records.texts,
-        records.metadata,
-        records.content_hashes,
-        records.vectors,
-        np.zeros(count, np.uint64),
-    )
-    store.upsert(records)
-    return store, records
-
-
-def test_ready_made_vectors_get_a_hash_once_there_are_enough() -> None:
-    assert fit_hash(foreign(4095, 64)[0]) is None
-    assert fit_hash(foreign(4096, 63)[0]) is None
-    store, records = foreign(4096, 64)
-    itq = fit_hash(store)
-    assert itq is not None
-    assert store.info().meta["hash"] == "itq"
-    made = vector_queries(records.vectors, stored_hash(store.info()))
-    codes = store.get(records.ids).codes
-    assert (codes == made.codes).all()
-    assert len(set(codes.tolist())) > 2000
-
-
-def test_a_hash_that_was_cut_short_is_finished_with_the_same_rotation() -> None:
-    store, records = foreign(4096, 64)
-    itq = fit_hash(store)
-    assert itq is not None
-    half, _ = foreign(4096, 64)
-    half.set_meta("itq", itq.to_json())
-    assert stored_hash(half.info()) is None
-    fit_hash(half)
-    assert (half.get(records.ids).codes == store.get(records.ids).codes).all()
 
 
 def test_vector_queries_are_unit_rows() -> None:

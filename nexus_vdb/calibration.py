@@ -1,0 +1,214 @@
+"""What "auto" rests on: how much of the exact answer a store finds, by candidates and probes.
+
+Measured by searching the store itself, so that everything a store does is in it, and kept as its
+meta value "calibration": `n` records at the time, `queries`, and `points`, each with `candidates`,
+`probes`, `recall` of the exact top 10, and the standard `error` of that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from nexus_vdb.interfaces import Encoder, Store, SupportsSample
+from nexus_vdb.ranking import TIE
+from nexus_vdb.records import join_records, take_records
+from nexus_vdb.search import (
+    EXACT_BELOW,
+    EXACT_SHARE,
+    calibration_points,
+    cost,
+    has_hash,
+    stored_hash,
+    vector_queries,
+)
+from nexus_vdb.types import Hit, QueryBatch, Records, SearchPlan, StoreInfo
+
+__all__ = [
+    "Point",
+    "QueriesOf",
+    "calibrate",
+    "needs_calibration",
+    "opening_words",
+    "queries_as_asked",
+    "sample_of",
+]
+
+QueriesOf: TypeAlias = Callable[[Records], QueryBatch]
+"""Turns sampled records into queries, as searching would."""
+
+Point: TypeAlias = dict[str, Any]
+
+_GROWTH = 1.2
+_QUERIES, _QUERY_WORDS, _TOP = 200, 16, 10
+_FIRST_SHARE, _LEAST = 1 / 256, 100
+_LOW, _HIGH = 0.9, 0.998  # recall below and above which nobody needs a measurement
+_WORTH = 0.002  # gained by twice the candidates; below, what is lost is lost elsewhere
+_BETWEEN = (0.95, 0.98)  # targets around which candidates are told apart more finely
+_TARGETS = (0.9, 0.95, 0.98, 0.99)
+_PROBES = (0.03, 0.1, 0.3)
+_SEARCHES, _FOR_PROBES = 15, len(_PROBES) + len(_TARGETS)
+
+
+def needs_calibration(info: StoreInfo) -> bool:
+    """Whether a store is large enough, and has grown or shrunk by a fifth since it was measured."""
+    if not has_hash(info) or info.count <= EXACT_BELOW:
+        return False
+    if not calibration_points(info):
+        return True
+    measured = info.meta["calibration"]["n"]
+    return not measured / _GROWTH <= info.count <= measured * _GROWTH
+
+
+def opening_words(texts: Sequence[str]) -> list[str]:
+    """The first words of each text: about as long as what people ask."""
+    return [" ".join(text.split()[:_QUERY_WORDS]) for text in texts]
+
+
+def queries_as_asked(info: StoreInfo, encoder: Encoder | None) -> QueriesOf:
+    """Queries made of records: of their opening words, or of their vectors without a model."""
+    itq = stored_hash(info)
+
+    def queries_of(records: Records) -> QueryBatch:
+        if encoder is None:
+            return vector_queries(records.vectors, itq)
+        queries = encoder.encode(opening_words(records.texts))
+        return queries if itq is None else vector_queries(queries.vectors, itq)
+
+    return queries_of
+
+
+def sample_of(store: Store, count: int, *, seed: int = 0) -> Records:
+    """Records drawn from the whole store, where it can do that; otherwise some of its first."""
+    if isinstance(store, SupportsSample):
+        return store.sample(count, seed=seed)
+    parts: list[Records] = []
+    for records in store.scan():
+        parts.append(records)
+        if sum(map(len, parts)) >= count:
+            break
+    first = join_records(parts)
+    rows = np.random.default_rng(seed).permutation(len(first))[:count]
+    return take_records(first, rows.tolist())
+
+
+def calibrate(store: Store, queries_of: QueriesOf, *, seed: int = 0) -> dict[str, Any]:
+    """Measure recall over candidates and probes, and keep it as the meta value "calibration".
+
+    Queries are made of some of the store's records; a record is left out of its own answer. They
+    are searched exactly once, and then at most fifteen times with few candidates or probes.
+
+    Args:
+        store: Has a hash and more than ten records.
+        queries_of: Turns sampled records into queries; see `queries_as_asked`.
+        seed: Of the sample.
+
+    Returns:
+        What is kept.
+    """
+    count = store.count()
+    own = sample_of(store, _QUERIES, seed=seed)
+    measure = _Measure(store, queries_of(own), own.ids)
+    _over_candidates(measure, count)
+    _over_probes(measure, count)
+    points = sorted(measure.points, key=lambda point: cost(point, count))
+    found = {"n": count, "queries": len(own), "points": points}
+    store.set_meta("calibration", found)
+    return found
+
+
+class _Measure:
+    """Searches a store with the same queries again and again.
+
+    Args:
+        store: What is measured.
+        queries: What is asked.
+        own: Id of the record that each query was made of.
+    """
+
+    def __init__(self, store: Store, queries: QueryBatch, own: Sequence[str]) -> None:
+        self._store, self._queries, self._own = store, queries, own
+        self._cuts = store.info().schema.cuts
+        exact = self._scores(SearchPlan(_TOP + 1, "exact", self._cuts))
+        # By score and not by id: of equal texts it does not matter which are found.
+        self._right = [(len(scores), min(scores, default=0) - TIE) for scores in exact]
+        self.points: list[Point] = []
+
+    @property
+    def left(self) -> int:
+        """Searches that may still be made."""
+        return _SEARCHES - len(self.points)
+
+    def at(self, candidates: int, probes: float = 1.0) -> Point:
+        """Recall at some candidates and probes; measured once."""
+        for point in self.points:
+            if (point["candidates"], point["probes"]) == (candidates, probes):
+                return point
+        found = self._scores(SearchPlan(_TOP + 1, candidates, self._cuts, probes=probes))
+        pairs = zip(found, self._right, strict=True)
+        shares = [sum(one >= least for one in scores) / max(n, 1) for scores, (n, least) in pairs]
+        point = {
+            "candidates": candidates,
+            "probes": probes,
+            "recall": round(float(np.mean(shares)), 5),
+            "error": round(float(np.std(shares)) / math.sqrt(len(shares)), 5),
+        }
+        self.points.append(point)
+        return point
+
+    def _scores(self, plan: SearchPlan) -> list[list[float]]:
+        """Of the ten best hits of each query but the record that it was made of."""
+        answers = self._store.search(self._queries, plan)
+        return [_others(hits, own) for hits, own in zip(answers, self._own, strict=True)]
+
+
+def _others(hits: Sequence[Hit], own: str) -> list[float]:
+    return [hit.score for hit in hits if hit.id != own][:_TOP]
+
+
+def _over_candidates(measure: _Measure, count: int) -> None:
+    """Double and halve the candidates until recall is all there and poor, then look between."""
+    most = max(count // EXACT_SHARE, 1)
+    least = min(_LEAST, most)
+    first = min(max(int(count * _FIRST_SHARE), least), most)
+    gained, depth = 1.0, first
+    recall = measure.at(first)["recall"]
+    while recall < _HIGH and gained > _WORTH and 2 * depth <= most and measure.left > _FOR_PROBES:
+        depth *= 2
+        gained, recall = measure.at(depth)["recall"] - recall, measure.at(depth)["recall"]
+    recall, depth = measure.at(first)["recall"], first
+    while recall > _LOW and depth > least and measure.left > _FOR_PROBES + len(_BETWEEN):
+        depth = max(depth // 2, least)
+        recall = measure.at(depth)["recall"]
+    for target in _BETWEEN:
+        below = [one["candidates"] for one in measure.points if one["recall"] < target]
+        above = [one["candidates"] for one in measure.points if one["recall"] >= target]
+        if below and above:
+            measure.at(round(math.sqrt(max(below) * min(above))))
+
+
+def _over_probes(measure: _Measure, count: int) -> None:
+    """See what is lost by visiting few lists, and measure what then seems best for each target."""
+    whole = sorted(measure.points, key=lambda point: int(point["candidates"]))
+    base = next((point for point in whole if point["recall"] >= _BETWEEN[-1]), whole[-1])
+    lost = {1.0: 0.0}
+    for probes in _PROBES:
+        point = measure.at(base["candidates"], probes)
+        lost[probes] = base["recall"] - point["recall"]
+        if point["recall"] == base["recall"]:
+            # No lists, or too few to tell.
+            measure.points.remove(point)
+            return
+    for target in _TARGETS:
+        likely = [
+            {"candidates": point["candidates"], "probes": probes}
+            for point in whole
+            for probes in lost
+            if point["recall"] - point["error"] - lost[probes] >= target
+        ]
+        if likely and measure.left:
+            best = min(likely, key=lambda one: cost(one, count))
+            measure.at(best["candidates"], best["probes"])
