@@ -221,7 +221,7 @@ class Part:
             raise StoreCorrupt(f"{path} has no column {sorted(missing)[0]!r}", hint=_REBUILD)
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
-        self.bytes = path.stat().st_size
+        self.bytes: int = self._map.size()
 
     @cached_property
     def keys(self) -> Any:

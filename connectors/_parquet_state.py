@@ -116,10 +116,10 @@ def load_file(path: Path) -> State:
         if "schema" in facts:
             schema = schema_from(facts["schema"])
         else:
-            (first,) = pq.ParquetFile(path).iter_batches(1, columns=["vector"])
+            first = next(pq.ParquetFile(path).iter_batches(1, columns=["vector"]))
             dim = len(first.column("vector")[0])
             schema = StoreSchema(dim, (dim,))
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, StopIteration) as error:
         raise StoreCorrupt(f"{path} is not a Parquet file of records: {error}") from error
     part = Part(path, dim=schema.dim)
     return State(Manifest(schema, parts={part.name: part.rows}), [part])

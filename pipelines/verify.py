@@ -140,11 +140,10 @@ class _Job:
         self._ingest = settings.of_ingest(info)
         self._source = source or open_corpus(settings.sources, self._ingest.fields())
         self._encoder = collection.encoder if self._ingest.vector_field is None else None
-        self._chunker = self._encoder and Chunker(
-            self._encoder,
-            max_tokens=self._ingest.chunk_tokens,
-            overlap=self._ingest.chunk_overlap,
-        )
+        self._chunker: Chunker | None = None
+        if self._encoder is not None:
+            tokens, overlap = self._ingest.chunk_tokens, self._ingest.chunk_overlap
+            self._chunker = Chunker(self._encoder, max_tokens=tokens, overlap=overlap)
         self._seen = IdSet()
         self._deep: Lowest[tuple[Chunk, Floats | None]] = Lowest(settings.deep)
         self.report = VerifyReport(total=self._source.size())
