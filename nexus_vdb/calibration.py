@@ -43,6 +43,7 @@ QueriesOf: TypeAlias = Callable[[Records], QueryBatch]
 Point: TypeAlias = dict[str, Any]
 
 _GROWTH = 1.2
+_FIRST = 20_000  # records read of a store that draws none
 _QUERIES, _QUERY_WORDS, _TOP = 200, 16, 10
 _FIRST_SHARE, _LEAST = 1 / 256, 100
 _LOW, _HIGH = 0.9, 0.998  # recall below and above which nobody needs a measurement
@@ -82,13 +83,13 @@ def queries_as_asked(info: StoreInfo, encoder: Encoder | None) -> QueriesOf:
 
 
 def sample_of(store: Store, count: int, *, seed: int = 0) -> Records:
-    """Records drawn from the whole store, where it can do that; otherwise some of its first."""
+    """Records drawn from the whole store, where it can do that; otherwise from its first ones."""
     if isinstance(store, SupportsSample):
         return store.sample(count, seed=seed)
     parts: list[Records] = []
     for records in store.scan():
         parts.append(records)
-        if sum(map(len, parts)) >= count:
+        if sum(map(len, parts)) >= max(count, _FIRST):
             break
     first = join_records(parts)
     rows = np.random.default_rng(seed).permutation(len(first))[:count]

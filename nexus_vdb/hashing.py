@@ -81,7 +81,7 @@ class ItqHash:
     projection: Floats
 
     @classmethod
-    def fit(cls, vectors: Floats, *, iterations: int = 50, seed: int = 0) -> ItqHash:
+    def fit(cls, vectors: Floats, *, iterations: int = 25, seed: int = 0) -> ItqHash:
         """Fit on float32 `[n, d]`; n of some thousands is enough.
 
         Raises:
