@@ -83,9 +83,11 @@ class _Job:
         self, source: StoreInfo, target: StoreInfo, progress: Progress, stop: threading.Event
     ) -> None:
         """All of it, or until told to stop."""
-        same_hash = _check_hash(source, target)
+        same_hash = _check_hash(source, target, overwrite=self._overwrite)
         if not target.count:
             self._carry(source.meta)
+        elif not same_hash and target.meta.get("hash"):
+            self._target.set_meta("hash", None)  # while there are codes of both
         listed = bool(target.count) and same_hash and not self._overwrite
         with closing(ahead(_scan(self._source))) as tables:
             for table in tables:
@@ -94,7 +96,7 @@ class _Job:
                 if stop.is_set():
                     self._report.interrupted = True
                     return
-        self._finish(source, fresh=not target.count)
+        self._finish(source, settled=same_hash or not target.count)
 
     def _write(self, table: Any, *, listed: bool) -> None:
         if self._sum is not None:
@@ -105,15 +107,13 @@ class _Job:
         self._report.copied += len(new)
         self._report.skipped += len(table) - len(new)
 
-    def _finish(self, source: StoreInfo, *, fresh: bool) -> None:
+    def _finish(self, source: StoreInfo, *, settled: bool) -> None:
         report, target = self._report, self._target
         if isinstance(target, SupportsOptimize) and report.copied * _TIDY > target.count():
             target.optimize()
-        if not fresh:
-            # Records that stand there besides may have no codes of this hash.
-            alone = target.count() == source.count
-            declared = target.info().meta.get("hash")
-            self._carry({k: v for k, v in source.meta.items() if k != "hash" or alone or declared})
+        # Records that stand there besides may have codes of another hash, or none.
+        settled = settled or target.count() == source.count
+        self._carry({key: v for key, v in source.meta.items() if key != "hash" or settled})
         if self._sum is not None:
             shared = self._sum.shared(checksum(target))
             report.verified = shared is not None
@@ -144,17 +144,18 @@ def _absent(store: Store, table: Any) -> Any:
     return table.take(np.flatnonzero(new)) if not all(new) else table
 
 
-def _check_hash(source: StoreInfo, target: StoreInfo) -> bool:
+def _check_hash(source: StoreInfo, target: StoreInfo, *, overwrite: bool) -> bool:
     """Whether both have the same hash, or none; codes of two cannot stand in one store.
 
     Raises:
-        FingerprintMismatch: the target has records, and another hash.
+        FingerprintMismatch: the target has records and another hash, and is not overwritten.
     """
     same = all(source.meta.get(key) == target.meta.get(key) for key in ("hash", "itq"))
-    if target.count and not same and (target.meta.get("hash") or target.meta.get("itq")):
+    hashed = target.count and (target.meta.get("hash") or target.meta.get("itq"))
+    if hashed and not same and not overwrite:
         raise FingerprintMismatch(
             f"{target.url} has a hash of its own, not that of {source.url}",
-            hint="copy into a new store",
+            hint="copy into a new store; or write every record anew with --overwrite",
         )
     return same
 

@@ -145,6 +145,10 @@ def test_a_hash_fitted_on_other_vectors_is_refused() -> None:
         collections.append(collection)
     with pytest.raises(nx.FingerprintMismatch, match="hash of its own"):
         copy(*collections)
+    both = copy(*collections, overwrite=True)
+    assert (both.copied, collections[1].count) == (4100, 8200)
+    meta = [collection.store.info().meta for collection in collections]
+    assert (meta[1]["hash"], meta[1]["itq"]) == (None, meta[0]["itq"])  # to be coded anew
     fresh = nx.open("memory://")
     assert copy(collections[0], fresh, verify=True).verified
     assert fresh.info().meta["hash"] == "itq"
