@@ -149,6 +149,10 @@ def test_wrong_documents_are_refused() -> None:
         nx.SourceError, match="the documents given, row 2: 'document text' is empty"
     ):
         collection.add(["a", " "])
+    with pytest.raises(nx.SourceError, match="row 2: half of a surrogate pair"):
+        collection.add(["a", "b \ud83d"])
+    with pytest.raises(nx.SourceError, match="row 1: half of a surrogate pair"):
+        collection.add(["a"], metadata=[{"deep": ["\udc00"]}])
     with pytest.raises(nx.SourceError, match="row 2: duplicate id 'x'"):
         collection.add(["a", "b"], ids=["x", "x"])
     assert collection.add([]) == []
