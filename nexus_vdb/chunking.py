@@ -1,8 +1,9 @@
 """Cutting documents into chunks that the model sees whole, without losing a character.
 
 A document that fits is one chunk. Any other is split at paragraphs and sentences, a sentence that
-is too long at words, a word that is too long into runs of characters; these pieces are packed
-greedily, and each chunk begins with the last pieces of the one before it.
+is too long at lines, a line at words, a word into runs of characters; these pieces are packed
+greedily, each chunk ends with a paragraph where one ends near its limit, and begins with the last
+pieces of the one before it.
 
 Token counts of pieces are added up, which is exact for tokenizers that never join words and a safe
 estimate for nearly all others; every chunk of several pieces is counted once more as a whole, and
@@ -26,16 +27,25 @@ _NAMESPACE = uuid.UUID("0d2f5c0e-6f5b-4c53-9a55-7c1d9d1f3c42")
 _LEAST_TOKENS = 8
 _TITLE_SHARE = 4  # a title takes at most this part of a chunk
 _CHARACTERS = 16  # per token: a longer text is not tried whole, since it will hardly fit
-_CALL_CHARACTERS = 1 << 22  # counted in one call, so that memory stays bounded
+_CALL_CHARACTERS = 1 << 18  # counted in one call, so that memory stays bounded
+_SPAN_CHARACTERS = 32  # what the bookkeeping of a span weighs, in characters
 _TITLES_KEPT = 4096
 
 _RUN = 32  # characters of a word that is too long; packed again, so short costs nothing
 
+# No sentence ends after these, nor after a single letter (e.g., U.S., J. Smith) or a list number.
+_ABBREVIATIONS = (
+    "Dr Mr Mrs Ms Prof St Fig Figs fig figs Eq Eqs eq No Nos Vol Sec vs cf al approx ca"
+)
+_OPEN = "".join(rf"(?<!\b{word}\.)" for word in [*_ABBREVIATIONS.split(), r"[^\W\d_]"])
+_OPEN += "".join(rf"(?<!\n{number}\.)" for number in (r"\d", r"\d\d"))
+
 # A sentence ends at a blank line, at a mark and closing quotes before white space, or at a
 # full-width mark. One set of first characters for all three lets `re` skip ahead.
 _SENTENCE_END = re.compile(
-    r"[\n.!?…。！？](?:(?<=\n)\s*\n|(?<=[.!?…])[\"'”’»)\]]*\s|(?<=[。！？])[”’」』）]*)"
+    rf"[\n.!?…。！？](?:(?<=\n)\s*\n|(?<=[.!?…]){_OPEN}[\"'”’»)\]]*\s|(?<=[。！？])[”’」』）]*)"
 )
+_PARAGRAPH_SHARE = 0.75  # of a chunk that has to be full for it to end with a paragraph
 _LINE_END = re.compile(r"\n")
 _WORD = re.compile(r"\S+")
 
@@ -153,7 +163,7 @@ class Chunker:
     def _cut(self, text: str, span: Span, budget: int) -> Iterator[Span]:
         """The chunks of a text that is too long for one; read as they are needed."""
         pieces = self._pieces(text, _sentences(text, span), budget)
-        for block in _blocks(_pack(pieces, budget, self._overlap)):
+        for block in _blocks(_pack(text, pieces, budget, overlap=self._overlap)):
             yield from self._verified(text, block, budget)
 
     def _pieces(
@@ -195,19 +205,40 @@ class _Piece(NamedTuple):
     tokens: int
 
 
-def _pack(pieces: Iterable[_Piece], budget: int, overlap: int) -> Iterator[list[_Piece]]:
+def _pack(
+    text: str, pieces: Iterable[_Piece], budget: int, *, overlap: int
+) -> Iterator[list[_Piece]]:
     """As many pieces as fit, beginning with the last ones of the list before."""
     current: list[_Piece] = []
     total = 0
     for piece in pieces:
         if current and total + piece.tokens > budget:
-            yield current
-            current = _tail(current, min(overlap, budget - piece.tokens))
+            end = _best_end(text, current, piece, budget=budget)
+            done, current = current[:end], [*current[end:], piece]
+            yield done
             total = sum(one.tokens for one in current)
-        current.append(piece)
-        total += piece.tokens
+            repeated = _tail(done, min(overlap, budget - total))
+            current = [*repeated, *current]
+            total += sum(one.tokens for one in repeated)
+        else:
+            current.append(piece)
+            total += piece.tokens
     if current:
         yield current
+
+
+def _best_end(text: str, pieces: list[_Piece], following: _Piece, *, budget: int) -> int:
+    """How many of the pieces to take: up to the last paragraph, if they are nearly enough."""
+    taken, left = sum(piece.tokens for piece in pieces), following.tokens
+    after = following
+    for end in range(len(pieces), 0, -1):
+        piece = pieces[end - 1]
+        if taken < _PARAGRAPH_SHARE * budget or left > budget:
+            break
+        if text.count("\n", piece.end, after.start) > 1:
+            return end
+        taken, left, after = taken - piece.tokens, left + piece.tokens, piece
+    return len(pieces)
 
 
 def _tail(pieces: Sequence[_Piece], room: int) -> list[_Piece]:
@@ -224,7 +255,7 @@ def _blocks(lists: Iterable[Sequence[_S]]) -> Iterator[list[Sequence[_S]]]:
     characters = 0
     for spans in lists:
         block.append(spans)
-        characters += spans[-1][1] - spans[0][0]
+        characters += spans[-1][1] - spans[0][0] + _SPAN_CHARACTERS * len(spans)
         if characters >= _CALL_CHARACTERS:
             yield block
             block, characters = [], 0

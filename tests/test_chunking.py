@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexus_vdb.chunking import Chunker, chunk_id
+from nexus_vdb.chunking import Chunker, _sentences, chunk_id
+from nexus_vdb.encoder import OnnxEncoder, load_encoder
 from nexus_vdb.errors import ConfigError
+from nexus_vdb.interfaces import TokenCounter
 from nexus_vdb.types import Chunk, Document
 
 
@@ -40,7 +42,7 @@ class ByteCounter(WordCounter):
         return [len(text.encode()) + 2 for text in texts]
 
 
-def _embedded(chunker: Chunker, counter: WordCounter, chunks: list[Chunk]) -> list[int]:
+def _embedded(chunker: Chunker, counter: TokenCounter, chunks: list[Chunk]) -> list[int]:
     return counter.count_tokens([chunker.embedding_text(chunk) for chunk in chunks])
 
 
@@ -48,6 +50,29 @@ texts = st.text(
     st.sampled_from(list("abcdefgh  \n.!?\"'。…é中\u00a0")) | st.characters(codec="utf-8"),
     max_size=600,
 )
+
+# What has broken tokenizers and splitters before: languages without spaces, ligatures that become
+# many letters, emoji of several characters, marks that combine, every kind of line end and blank.
+ODD = [
+    *("我们在这里写字。没有空格！", "ภาษาไทยไม่มีช่องว่าง", "日本語です。", "ﷺ", "ﬃ", "½", "İ", "ß"),
+    *("👩‍👩‍👧‍👦", "🇩🇪🇫🇷", "e\u0301\u0327", "\u0300" * 9, "नमस्ते", "السلام عليكم", "\U0010ffff"),
+    *("\r\n", "\r", "\n\n", "\r\n\r\n", "\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\t", " "),
+    *("\u200b", "\u200d", "\ufeff", "\u00ad", "\x00", "\u3000", "\u180e", "\u2060"),
+    *(
+        "e.g. ",
+        "Dr. ",
+        "3.14",
+        "...",
+        '." ',
+        "?! ",
+        "a" * 400,
+        "/" * 90,
+        "-" * 90,
+        "_x" * 70,
+        "0" * 99,
+    ),
+]
+odd_texts = st.lists(st.sampled_from(ODD) | st.text(max_size=9), max_size=80).map("".join)
 
 
 @settings(deadline=None, max_examples=150)
@@ -65,23 +90,71 @@ def test_chunks_keep_every_character_and_every_limit(
     chunker = Chunker(counter, max_tokens, overlap)
     document = Document("d", text, {"year": 1999}, title)
     chunks = chunker.chunk(document)
-    covered = [False] * len(text)
-    for ordinal, chunk in enumerate(chunks):
-        assert text[chunk.start : chunk.end] == chunk.text == chunk.text.strip() != ""
-        assert (chunk.document_id, chunk.ordinal) == ("d", ordinal)
-        assert (chunk.id, chunk.title, chunk.metadata) == (
-            chunk_id("d", ordinal),
-            title,
-            {"year": 1999},
-        )
-        covered[chunk.start : chunk.end] = [True] * len(chunk.text)
-    assert all(there or character.isspace() for there, character in zip(covered, text, strict=True))
-    assert [chunk.start for chunk in chunks] == sorted({chunk.start for chunk in chunks})
-    assert [chunk.end for chunk in chunks] == sorted({chunk.end for chunk in chunks})
+    _check_slices(chunks, document)
     if kind is not PeevishCounter:  # a title that costs more beside a text cannot be foreseen
         assert all(tokens <= max_tokens for tokens in _embedded(chunker, counter, chunks))
     assert all(tokens <= max_tokens for tokens in counter.count_tokens([c.text for c in chunks]))
     assert chunker.chunk_all([document, document]) == chunks + chunks
+
+
+def _check_slices(chunks: list[Chunk], document: Document) -> None:
+    """Slices in order that leave out white space alone."""
+    text, covered = document.text, [False] * len(document.text)
+    for ordinal, chunk in enumerate(chunks):
+        assert text[chunk.start : chunk.end] == chunk.text == chunk.text.strip() != ""
+        assert chunk.id == chunk_id(document.id, ordinal)
+        assert (chunk.document_id, chunk.ordinal) == (document.id, ordinal)
+        assert (chunk.title, chunk.metadata) == (document.title, document.metadata)
+        covered[chunk.start : chunk.end] = [True] * len(chunk.text)
+    assert all(there or character.isspace() for there, character in zip(covered, text, strict=True))
+    assert [chunk.start for chunk in chunks] == sorted({chunk.start for chunk in chunks})
+    assert [chunk.end for chunk in chunks] == sorted({chunk.end for chunk in chunks})
+
+
+@pytest.fixture(scope="module")
+def encoder() -> OnnxEncoder:
+    return load_encoder(threads=1)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    text=odd_texts,
+    title=st.just("") | odd_texts,
+    max_tokens=st.integers(32, 600),
+    overlap=st.integers(0, 64),
+)
+def test_the_shipped_tokenizer_never_counts_more_than_the_limit(
+    encoder: OnnxEncoder, text: str, title: str, max_tokens: int, overlap: int
+) -> None:
+    chunker = Chunker(encoder, max_tokens, overlap)
+    document = Document("d", text, {}, title)
+    chunks = chunker.chunk(document)
+    _check_slices(chunks, document)
+    limit = min(max_tokens, encoder.max_tokens)
+    assert all(tokens <= limit for tokens in _embedded(chunker, encoder, chunks))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A sentence of eight words stands here again. " * 45_000,
+        "我们在这里写一些文字没有空格也没有标点" * 30_000,
+        "0123456789abcdef" * 125_000,
+        ". " * 150_000,
+        "x\n \n" * 100_000,
+        "word " * 200_000,
+        "".join(ODD) * 400,
+    ],
+    ids=["prose", "no spaces", "one word", "dots", "blank lines", "one sentence", "odd"],
+)
+def test_megabytes_are_cut_by_the_shipped_tokenizer(encoder: OnnxEncoder, text: str) -> None:
+    chunker = Chunker(encoder, 256, 32)
+    document = Document("d", text)
+    chunks = chunker.chunk(document)
+    _check_slices(chunks, document)
+    tokens = encoder.count_tokens([chunk.text for chunk in chunks])
+    assert max(tokens) <= 256
+    assert sum(tokens) / len(tokens) > 160  # no crumbs
 
 
 def test_text_that_fits_is_one_trimmed_chunk() -> None:
@@ -119,6 +192,40 @@ def test_sentences_are_packed_whole_and_overlap_whole() -> None:
         "aa bb cc dd. Ee ff gg hh!",
         '"Ii jj kk ll?" Mm nn oo pp.',
         "qq rr ss tt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("See Dr. Smith, Fig. 3. Then rest.", ["See Dr. Smith, Fig. 3.", "Then rest."]),
+        ("Pi is 3.14, e.g. here. Yes.", ["Pi is 3.14, e.g. here.", "Yes."]),
+        ("J. R. Doe et al. found it. Good.", ["J. R. Doe et al. found it.", "Good."]),
+        ("Is it? It is! So… yes.", ["Is it?", "It is!", "So…", "yes."]),
+        ('He said "go." (She left.) End.', ['He said "go."', "(She left.)", "End."]),
+        ("List:\n1. One thing.\n12. Another.", ["List:\n1. One thing.", "12. Another."]),
+        ("One line\n\r\n \nOther line\nsame one", ["One line", "Other line\nsame one"]),
+        ("一句话。“两句话！”三句", ["一句话。", "“两句话！”", "三句"]),
+        ("no marks at all", ["no marks at all"]),
+    ],
+)
+def test_sentences_end_where_people_see_them_end(text: str, sentences: list[str]) -> None:
+    spans = _sentences(text, (0, len(text)))
+    assert [text[start:end] for start, end in spans] == sentences
+
+
+def test_chunk_ends_with_a_paragraph_that_ends_near_its_limit() -> None:
+    text = "aa bb cc dd. ee ff gg.\n\nhh. ii jj kk. ll mm nn oo."
+    chunks = Chunker(WordCounter(), 9, 1).chunk(Document("d", text))
+    assert [chunk.text for chunk in chunks] == [
+        "aa bb cc dd. ee ff gg.",
+        "hh. ii jj kk. ll mm nn oo.",
+    ]
+    early = text.replace("\n\n", " ").replace("dd. ", "dd.\n\n")
+    chunks = Chunker(WordCounter(), 9, 1).chunk(Document("d", early))
+    assert [chunk.text for chunk in chunks] == [
+        "aa bb cc dd.\n\nee ff gg. hh.",
+        "hh. ii jj kk. ll mm nn oo.",
     ]
 
 
