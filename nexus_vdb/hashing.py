@@ -6,8 +6,10 @@ keeps its real-valued logits, which rank candidates better than its own bits wou
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -110,13 +112,26 @@ class ItqHash:
         return np.asarray((vectors - self.mean) @ self.projection, dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON value that `from_json` reads back; kept in a store's meta."""
-        return {"mean": self.mean.tolist(), "projection": self.projection.tolist()}
+        """A JSON value that `from_json` reads back; kept in a store's meta.
+
+        Arrays are base64 of little-endian float32: a fifth of the size of digits, and read at once.
+        """
+        return {"mean": _encoded(self.mean), "projection": _encoded(self.projection)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ItqHash:
-        """The inverse of `to_json`."""
-        return cls(
-            np.array(value["mean"], dtype=np.float32),
-            np.array(value["projection"], dtype=np.float32),
-        )
+        """The inverse of `to_json`; lists of numbers are understood as well."""
+        mean, projection = value["mean"], value["projection"]
+        if isinstance(mean, str) and isinstance(projection, str):
+            return cls(*_decoded(mean, projection))
+        return cls(np.array(mean, dtype=np.float32), np.array(projection, dtype=np.float32))
+
+
+def _encoded(array: Floats) -> str:
+    return b64encode(np.ascontiguousarray(array, dtype="<f4").tobytes()).decode()
+
+
+@lru_cache(maxsize=4)  # every search asks for the rotation of its store
+def _decoded(mean: str, projection: str) -> tuple[Floats, Floats]:
+    arrays = [np.frombuffer(b64decode(text), dtype="<f4") for text in (mean, projection)]
+    return arrays[0], arrays[1].reshape(-1, BITS)

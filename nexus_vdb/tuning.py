@@ -3,7 +3,8 @@
 A model's bits serve all texts alike; a rotation fitted on a store's own vectors (ITQ) often ranks
 them better. A store therefore tries both on a sample of itself. The meta value "hash" names the one
 in use, "itq" is the rotation, and "hash_choice" tells what was found: `at` (a date), `n` records,
-and `needed`, the candidates that held 98 % of the exact answers in a sample of `sample` records.
+`since` (when the rotation came into use, None for a model's bits), and `needed`, the candidates
+that held 98 % of the exact answers in a sample of `sample` records.
 
 While codes are replaced no hash is declared: a store that was left so is searched exactly, and is
 put right by the next `tune`.
@@ -11,6 +12,7 @@ put right by the next `tune`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
@@ -127,36 +129,36 @@ def choose_hash(store: Store, queries_of: QueriesOf, *, seed: int = 0) -> bool:
     fitted = vector_queries(queries.vectors, itq)
     then = _needed(fitted, rest.vectors, pack(itq.logits(rest.vectors)))
     better = then <= _BETTER * now
-    choice = {
-        "at": datetime.now(timezone.utc).date().isoformat(),
-        "n": info.count,
-        "sample": len(rest),
-        "needed": {"before": now, "fitted": then},
-    }
+    found = {"sample": len(rest), "needed": {"before": now, "fitted": then}}
+    choice = _choice(info, since=chosen.get("since")) | found
     if better:
-        switch_hash(store, itq, choice=choice)
+        switch_hash(store, itq, found=found)
     else:
         store.set_meta("hash_choice", choice)
     return better
 
 
-def switch_hash(store: Store, itq: ItqHash, *, choice: dict[str, Any] | None = None) -> None:
+def switch_hash(store: Store, itq: ItqHash, *, found: Mapping[str, Any] | None = None) -> None:
     """Replace every code by that of a rotation.
 
     Args:
         store: Is searched exactly meanwhile, and after a kill, until `declare_hash`.
         itq: The rotation, kept with the store.
-        choice: Kept as "hash_choice".
+        found: Kept with "hash_choice".
     """
     store.set_meta("hash", None)
     store.set_meta("calibration", None)
     store.set_meta("itq", itq.to_json())
-    store.set_meta("hash_choice", choice or _today(store))
+    store.set_meta("hash_choice", _choice(store.info(), since=_today()) | dict(found or {}))
     _recode(store, itq)
 
 
-def _today(store: Store) -> dict[str, Any]:
-    return {"at": datetime.now(timezone.utc).date().isoformat(), "n": store.count()}
+def _choice(info: StoreInfo, *, since: str | None) -> dict[str, Any]:
+    return {"at": _today(), "since": since, "n": info.count}
+
+
+def _today() -> str:
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 def _recode(store: Store, itq: ItqHash) -> None:

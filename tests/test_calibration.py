@@ -68,9 +68,9 @@ def centres() -> Floats:
 def points() -> Floats:
     """Unit vectors around the centres, far enough from them to be hard to hash."""
     vectors = np.repeat(centres(), 20, axis=0)
-    vectors = vectors + 1.5 * np.random.default_rng(4).standard_normal(vectors.shape)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors.astype(np.float32)
+    vectors += 1.5 * np.random.default_rng(4).standard_normal(vectors.shape, dtype=np.float32)
+    unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 def fill(store: MemoryStore) -> tuple[Records, ItqHash]:

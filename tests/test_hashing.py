@@ -82,6 +82,8 @@ def test_itq_beats_random_planes_and_survives_json() -> None:
     itq = ItqHash.fit(documents)
     again = ItqHash.from_json(json.loads(json.dumps(itq.to_json())))
     np.testing.assert_array_equal(again.logits(queries), itq.logits(queries))
+    listed = {"mean": itq.mean.tolist(), "projection": itq.projection.tolist()}
+    np.testing.assert_array_equal(ItqHash.from_json(listed).projection, itq.projection)
     planes = np.random.default_rng(0).standard_normal((128, 64)).astype(np.float32)
     best = np.argsort(-(queries @ documents.T), axis=1)[:, :10]
 
