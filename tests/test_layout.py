@@ -44,6 +44,7 @@ JOBS = {
     "ingest.toml": "nexus_vdb.pipelines.ingest:IngestSettings",
     "tokenizer.toml": "nexus_vdb.pipelines.tokenizer:TokenizerSettings",
     "train.toml": "nexus_vdb.pipelines.train:TrainSettings",
+    "verify.toml": "nexus_vdb.pipelines.verify:VerifySettings",
 }
 
 

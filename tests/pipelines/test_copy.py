@@ -193,8 +193,10 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("scheme", ["parquet", "faiss"])
+@pytest.mark.parametrize(
+    ("scheme", "number"),
+    [("parquet", signal.SIGKILL), ("faiss", signal.SIGKILL), ("parquet", signal.SIGINT)],
+)
 def test_a_copy_that_was_ended_goes_on_where_it_was(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -236,7 +238,7 @@ def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run(["copy", *urls, "--verify"]) == 0
     said = capsys.readouterr().out
     assert "5 records copied; " in said
-    assert "both hold the same (vectors to float32, checksum " in said
+    assert "both stores hold the same (vectors to float32, checksum " in said
     with nx.open(urls[1]) as target:
         target.delete(["d2"])
         records = target.store.get(target.get(["d3"]).ids)
