@@ -50,15 +50,12 @@ class Server:
     Args:
         address: Where it is.
         retry: Waits between tries.
-        client: Asked instead of a new one.
     """
 
-    def __init__(
-        self, address: Address, retry: Retry, *, client: QdrantClient | None = None
-    ) -> None:
+    def __init__(self, address: Address, retry: Retry) -> None:
         self.address = address
         self._retry = retry
-        self._client: QdrantClient | None = client or address.connect()
+        self._client: QdrantClient | None = address.connect()
         self._known = False
 
     def ask(self, request: Callable[[QdrantClient], T]) -> T:

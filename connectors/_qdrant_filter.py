@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from itertools import chain
+from math import inf, nextafter
 from typing import Any, TypeAlias
 
 from nexus_vdb.errors import ConfigError
@@ -96,7 +97,10 @@ class _Translator:
             return {"key": key, "range": {name: _instant(bound) for name, bound in given.items()}}
         if all(abs(bound) < _EXACT_BELOW for bound in given.values()):
             return {"key": key, "range": given}
-        wider = {name[:2] + "e": _nearest_float(bound) for name, bound in given.items()}
+        wider = {
+            name[:2] + "e": _float_outside(bound, towards=inf if name[0] == "l" else -inf)
+            for name, bound in given.items()
+        }
         return self._loosely({"key": key, "range": wider}, negated)
 
     def _loosely(self, wider: Json, negated: bool) -> Json:
@@ -168,9 +172,9 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _nearest_float(bound: float) -> float:
+def _float_outside(bound: float, *, towards: float) -> float:
     most = sys.float_info.max
-    return float(max(-most, min(most, bound)))
+    return max(-most, min(most, nextafter(float(max(-most, min(most, bound))), towards)))
 
 
 def _instant(date: datetime) -> str:

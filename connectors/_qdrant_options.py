@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from nexus_vdb.connectors._qdrant_filter import index_key
 from nexus_vdb.errors import ConfigError
 
-__all__ = ["INDEX_KINDS", "Layout", "parse_numbers", "split_options"]
+__all__ = ["Layout", "parse_numbers", "split_options"]
 
-INDEX_KINDS = {"keyword": "keyword", "number": "float", "bool": "bool", "date": "datetime"}
+_KINDS = {"keyword": "keyword", "number": "float", "bool": "bool", "date": "datetime"}
 """What a metadata field holds, and the payload index for it. Numbers are always indexed as floats:
 an index of integers would not find 2020.0 where 2020 is asked for."""
 
@@ -26,8 +27,7 @@ class Layout:
             hash then; 0 for none.
         shards: Parts that the collection is cut into, to lie on several nodes.
         replicas: Copies of each shard.
-        index: Kind of payload index by metadata field, made before there is data; a field within
-            another is written `outer.inner`.
+        index: Kind of payload index by payload key; in the URL, `outer.inner:kind` of metadata.
     """
 
     hnsw: int = 0
@@ -45,6 +45,7 @@ class Layout:
 
         Raises:
             ConfigError: an option is unknown or has a wrong value.
+            FilterError: a field to be indexed is no path.
         """
         valid = [*also_valid, *_NUMBERS, "index"]
         for name in options:
@@ -84,11 +85,11 @@ def _parse_index(text: str) -> dict[str, str]:
     kinds = {}
     for one in filter(None, text.split(",")):
         name, _, kind = one.rpartition(":")
-        if not name or kind not in INDEX_KINDS:
+        if not name or kind not in _KINDS:
             raise ConfigError(
                 f"Invalid index={one!r} in a URL; valid: FIELD:KIND with a kind of "
-                + ", ".join(INDEX_KINDS),
+                + ", ".join(_KINDS),
                 hint="for example ?index=year:number,tags:keyword",
             )
-        kinds[name] = kind
+        kinds[index_key(name, _KINDS[kind])] = _KINDS[kind]
     return kinds

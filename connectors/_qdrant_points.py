@@ -25,8 +25,8 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from nexus_vdb.connectors._qdrant_filter import Json, dates_in, index_key, plain_key
-from nexus_vdb.connectors._qdrant_options import INDEX_KINDS, Layout
+from nexus_vdb.connectors._qdrant_filter import Json, dates_in, plain_key
+from nexus_vdb.connectors._qdrant_options import Layout
 from nexus_vdb.errors import StoreCorrupt, StoreError
 from nexus_vdb.hashing import BITS, from_hex, signs, to_hex
 from nexus_vdb.ranking import cut_vectors
@@ -195,14 +195,8 @@ def index_schema(kind: str) -> Json:
 
 
 def missing_indexes(layout: Layout, there: Collection[str]) -> dict[str, str]:
-    """Kinds of the payload indexes that should be there and are not, by key.
-
-    Raises:
-        ConfigError: no filter can name a field that is to be indexed.
-    """
-    wanted = dict(_INDEXED)
-    for name, kind in layout.index.items():
-        wanted[index_key(name, INDEX_KINDS[kind])] = INDEX_KINDS[kind]
+    """Kinds of the payload indexes that should be there and are not, by key."""
+    wanted = _INDEXED | dict(layout.index)
     return {key: kind for key, kind in wanted.items() if plain_key(key) not in there}
 
 

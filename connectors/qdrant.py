@@ -100,11 +100,7 @@ class QdrantStore(PointStore):
             StoreUnavailable: the server cannot be reached.
             StoreError: the server refuses, or the collection was made by something else.
         """
-        return cls.on(Server(Address.parse(url), retry or Retry()), schema)
-
-    @classmethod
-    def on(cls, server: Server, schema: StoreSchema | None = None) -> QdrantStore:
-        """As `open`, on a server that is connected already; it is closed if this fails."""
+        server = Server(Address.parse(url), retry or Retry())
         try:
             return cls(server, _described(server, schema))
         except BaseException:

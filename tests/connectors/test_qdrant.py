@@ -269,7 +269,7 @@ def test_urls() -> None:
     found = Address.parse(f"qdrants://x.example/proxy/docs/?{options}")
     assert (found.tls, found.port, found.prefix, found.collection) == (True, 6333, "/proxy", "docs")
     assert (found.grpc, found.timeout, found.patience) == (6334, 5, 0)
-    index = {"a.b": "number", "tags": "keyword"}
+    index = {'metadata."a"."b"': "float", 'metadata."tags"': "keyword"}
     assert found.layout == Layout(hnsw=16, shards=2, replicas=3, index=index)
     assert Address.parse("qdrant://h/c?grpc=7334").grpc == 7334
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 
 from nexus_vdb.connectors._qdrant_filter import condition_of, dates_in
 from nexus_vdb.connectors.memory import MemoryStore
+from nexus_vdb.connectors.qdrant import QdrantStore
 from nexus_vdb.connectors.qdrant_edge import QdrantEdgeStore
 from nexus_vdb.filters import Or, parse_filter
 from nexus_vdb.testing.compare import Pair
 from nexus_vdb.testing.store import sample_queries, sample_records
 from nexus_vdb.types import Metadata, SearchPlan, StoreSchema
+from tests.qdrant_local import local_mode
 from tests.qdrant_server import quick_folder
 
 SCHEMA = StoreSchema(dim=4, cuts=(4,))
@@ -70,14 +73,30 @@ _filters = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def odd_pair() -> Iterator[Pair]:
-    """Every odd value that a field can have, in a store and in its reference."""
-    with quick_folder() as folder:
-        pair = Pair(
-            QdrantEdgeStore.open(f"qdrant-edge://{folder / 'odd'}", SCHEMA),
-            MemoryStore.open("memory://", SCHEMA),
-        )
+_INDEXES = {
+    "plain": "",
+    "strings": "?index=p:keyword,q:number,p.x:bool,r:keyword,p:date",
+    "numbers": "?index=p:number,q:keyword,p.x:keyword,r:number,q:date,p.x:date",
+    "booleans": "?index=p:bool,q:bool,p.x:number,r:bool",
+}
+
+
+@pytest.fixture(scope="module", params=[*_INDEXES, "local"])
+def odd_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Every odd value that a field can have, in a store and in its reference.
+
+    With several payload indexes, which must not change what matches, and in another implementation.
+    """
+    with ExitStack() as stack:
+        reference = MemoryStore.open("memory://", SCHEMA)
+        if request.param == "local":
+            pair = Pair(QdrantStore.open(stack.enter_context(local_mode()), SCHEMA), reference)
+        else:
+            index = _INDEXES[request.param]
+            url = f"qdrant-edge://{stack.enter_context(quick_folder()) / 'odd'}{index}"
+            store = QdrantEdgeStore.open(url, SCHEMA)
+            assert len(store.info().details["indexes"]) == 1 + index.count(":")
+            pair = Pair(store, reference)
         pair.upsert(replace(sample_records(len(_ROWS), dim=4), metadata=_ROWS))
         yield pair
         pair.store.close()
