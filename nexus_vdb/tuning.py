@@ -42,6 +42,7 @@ _TARGET, _TOP = 0.98, 10
 _BETTER = 0.8
 """Another hash has to make do with a fifth fewer candidates: codes are not replaced for less."""
 
+_BATCH = 8192  # records rewritten in one call
 _GROWTH = 4
 """A store that has grown so many times may hold other things than its hash was chosen for."""
 
@@ -168,7 +169,7 @@ def _recode(store: Store, itq: ItqHash) -> None:
     if isinstance(store, SupportsRecode):
         store.recode(codes_of)
     else:
-        for records in store.scan():
+        for records in store.scan(_BATCH):
             store.upsert(replace(records, codes=codes_of(records.vectors)))
     store.set_meta("hash", "itq")
 

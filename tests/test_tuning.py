@@ -57,6 +57,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "EXACT_BELOW", 1000)
     monkeypatch.setattr("nexus_vdb.calibration.EXACT_BELOW", 1000)
     monkeypatch.setattr(tuning, "_FIT_FROM", 1000)
+    monkeypatch.setattr(tuning, "_BATCH", 1000)
 
 
 def assert_rotated(store: MemoryStore) -> None:
