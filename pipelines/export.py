@@ -19,7 +19,7 @@ from nexus_vdb.model.data import TokenTable, expand, read_texts
 from nexus_vdb.model.export import center_hash, export_onnx, parity, quantize
 from nexus_vdb.model.network import NexusModel, count_parameters
 from nexus_vdb.model.tokenizer import load_tokenizer
-from nexus_vdb.model.trainer import latest_checkpoint
+from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.settings import Settings
 
 __all__ = ["ExportReport", "ExportSettings", "Precision", "run_export"]

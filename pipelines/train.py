@@ -7,83 +7,29 @@ every few hundred steps. The same command after a kill goes on where it stopped.
 from __future__ import annotations
 
 import ctypes
-import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import faiss
 import numpy as np
-import numpy.typing as npt
 import torch
-from pydantic import Field
+import torch.distributed as dist
 
-from nexus_vdb.errors import SourceError
 from nexus_vdb.model import initialize
-from nexus_vdb.model.config import NexusConfig, load_config
-from nexus_vdb.model.data import TokenTable, cut_text, expand, read_pairs
+from nexus_vdb.model.checkpoints import latest_checkpoint
+from nexus_vdb.model.config import load_config
+from nexus_vdb.model.gradients import Ranks
 from nexus_vdb.model.losses import cut
 from nexus_vdb.model.network import NexusModel, count_parameters
-from nexus_vdb.model.teachers import Teacher, find_teacher
-from nexus_vdb.model.tokenizer import load_tokenizer, piece_texts
-from nexus_vdb.model.trainer import LossWeights, PairBatches, Schedule, latest_checkpoint, train
-from nexus_vdb.settings import Settings
+from nexus_vdb.model.tokenizer import load_tokenizer
+from nexus_vdb.model.trainer import train
+from nexus_vdb.pipelines._train_inputs import Bar, Prepared, Say, no_bar, prepare
+from nexus_vdb.pipelines._train_settings import TrainSettings
 
 __all__ = ["Bar", "Say", "TrainSettings", "no_bar", "run_training"]
-
-
-Say = Callable[[str], None]
-Update = Callable[[int, int | None, str], None]
-Bar = Callable[[str], AbstractContextManager[Update]]
-
-
-@contextmanager
-def no_bar(title: str) -> Iterator[Update]:
-    """A bar that nobody sees."""
-    yield lambda done, total, note: None
-
-
-class TextSettings(Settings):
-    """How texts are cut before they are tokenised: long ones cost more than they teach."""
-
-    max_tokens: int = Field(192, ge=8)
-    max_chars_a: int = 300
-    min_chars_b: int = 60
-    max_chars_b: int = 600
-
-
-class TrainSettings(Settings):
-    """Everything a training run depends on."""
-
-    network: Path
-    tokenizer: Path
-    pairs: list[str]
-    out: Path = Path("runs/train")
-    fields: list[str] = []
-    source_weights: dict[str, float] = {}
-    max_pairs: int = 200_000
-    holdout: int = 2000
-    teachers: list[str] = []
-    device: str = "cpu"
-    minutes: float = math.inf
-    seed: int = 0
-    text: TextSettings = TextSettings()
-    schedule: Schedule = Schedule()
-    losses: LossWeights = LossWeights()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """Inputs of a run: the training batches and the pairs held out for validation."""
-
-    batches: PairBatches
-    held_a: TokenTable
-    held_b: TokenTable
-    pieces: npt.NDArray[np.float32] | None
 
 
 def run_training(
@@ -101,10 +47,18 @@ def run_training(
         ModelError: teacher or tokenizer is missing, or the loss is not finite.
     """
     _keep_freed_memory()
+    with _together(settings.device) as device:
+        if Ranks().number:  # the first process speaks for all
+            say, bar = _silent, no_bar
+        return _run(settings, device, say, bar)
+
+
+def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
     config = load_config(settings.network)
     tokenizer = load_tokenizer(settings.tokenizer)
     config = config.model_copy(update={"vocab_size": tokenizer.get_piece_size()})
-    prepared = _prepare(settings, config, tokenizer, say, bar)
+    with _first_alone():
+        prepared = prepare(settings, config, tokenizer, say, bar)
     torch.manual_seed(settings.seed)
     model = NexusModel(config)
     say(f"{count_parameters(model):,} parameters, {len(prepared.batches.a):,} pairs")
@@ -112,7 +66,7 @@ def run_training(
         _start(model, prepared)
 
     def validate(model: NexusModel) -> dict[str, float]:
-        found = _held_out_mrr(model, prepared, device=settings.device)
+        found = _held_out_mrr(model, prepared, device=device)
         say("held out: " + "  ".join(f"{name} {value:.3f}" for name, value in found.items()))
         return found
 
@@ -124,7 +78,7 @@ def run_training(
             settings.schedule,
             weights=settings.losses,
             folder=settings.out,
-            device=settings.device,
+            device=device,
             report=lambda step, parts: update(step, settings.schedule.steps, smooth(parts["loss"])),
             validate=validate,
             until=time.time() + 60 * settings.minutes,
@@ -132,6 +86,36 @@ def run_training(
     checkpoint = latest_checkpoint(settings.out)
     assert checkpoint is not None
     return checkpoint
+
+
+@contextmanager
+def _together(device: str) -> Iterator[str]:
+    """Join the processes that `torchrun` started, if it did; gives this one's device."""
+    if "LOCAL_RANK" not in os.environ or dist.is_initialized():
+        yield device
+        return
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _first_alone() -> Iterator[None]:
+    """The first process goes ahead, so that the others find what it has kept on disk."""
+    ranks = Ranks()
+    if ranks.number:
+        ranks.wait()
+    yield
+    if not ranks.number:
+        ranks.wait()
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
 
 
 class _Smooth:
@@ -150,77 +134,6 @@ def _keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block by mmap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def _prepare(
-    settings: TrainSettings, config: NexusConfig, tokenizer: Any, say: Say, bar: Bar
-) -> Prepared:
-    a, b = _texts(settings)
-    split = len(a) - settings.holdout
-    say(f"{len(a):,} pairs read")
-
-    def table(texts: list[str]) -> TokenTable:
-        limit = min(settings.text.max_tokens, config.max_seq_len)
-        return TokenTable.build(texts, tokenizer, max_tokens=limit)
-
-    keys = np.array([[hash(x) for x in a[:split]], [hash(x) for x in b[:split]]], np.int64).T
-    teacher, topics, pieces = None, None, None
-    if settings.teachers:
-        vectors, piece_vectors = _teacher_vectors(settings, a + b, tokenizer, bar)
-        space = initialize.TeacherSpace.fit(vectors, dim=config.semantic_dim)
-        pieces = space.turn(piece_vectors)
-        sides = vectors.reshape(2, len(a), -1)[:, :split]
-        teacher = space.turn(sides).astype(np.float16)
-        topics = _topics(sides, config.n_topics)
-    first, second = table(a[:split]), table(b[:split])
-    idf = second.idf(config.vocab_size)
-    batches = PairBatches(first, second, keys, idf, teacher, topics)
-    return Prepared(batches, table(a[split:]), table(b[split:]), pieces)
-
-
-def _texts(settings: TrainSettings) -> tuple[list[str], list[str]]:
-    """Both sides of the pairs, cut; side b at a random length, so that short and long are seen."""
-    paths = expand(settings.pairs)
-    random = np.random.default_rng(settings.seed)
-    low, high = np.log([settings.text.min_chars_b, settings.text.max_chars_b])
-    a, b = [], []
-    for pair in read_pairs(paths, fields=settings.fields, weights=settings.source_weights):
-        a.append(cut_text(pair.a, limit=settings.text.max_chars_a))
-        b.append(cut_text(pair.b, limit=int(np.exp(random.uniform(low, high)))))
-        if len(a) == settings.max_pairs:
-            break
-    if len(a) <= settings.holdout:
-        raise SourceError(
-            f"{len(a)} pairs, of which holdout={settings.holdout} are for validation",
-            hint="give more pairs, or lower holdout",
-        )
-    return a, b
-
-
-def _teacher_vectors(
-    settings: TrainSettings, texts: list[str], tokenizer: Any, bar: Bar
-) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-    """The teachers' vectors of the texts and of each piece, side by side."""
-    columns, pieces = [], []
-    for name in settings.teachers:
-        teacher = Teacher(find_teacher(name), device=settings.device)
-        cache = settings.out / "teacher"
-        with bar(f"teacher {teacher.name}") as update:
-
-            def report(done: int, total: int, update: Update = update) -> None:
-                update(done, total, "")
-
-            columns.append(teacher.encode_cached(texts, cache, progress=report))
-            pieces.append(teacher.encode_cached(piece_texts(tokenizer), cache))
-    return np.concatenate(columns, axis=1), np.concatenate(pieces, axis=1)
-
-
-def _topics(sides: npt.NDArray[np.float16], count: int) -> npt.NDArray[np.int64]:
-    """Topic labels `[2, n]`: spherical k-means clusters of the teacher's vectors."""
-    flat = np.ascontiguousarray(sides.reshape(-1, sides.shape[-1]), dtype=np.float32)
-    clusters = faiss.Kmeans(flat.shape[1], count, niter=10, seed=0, spherical=True)
-    clusters.train(flat[:: max(1, len(flat) // 20_000)])
-    return np.asarray(clusters.index.search(flat, 1)[1].reshape(2, -1), dtype=np.int64)
 
 
 def _start(model: NexusModel, prepared: Prepared) -> None:

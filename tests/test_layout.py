@@ -32,8 +32,9 @@ FLOORS = (
     {"types", "errors"},
     set[str](),
     {"configs", "connectors", "encoder", "model"},
+    {"reader"},
     {"collection"},
-    {"pipelines", "testing"},
+    {"aio", "pipelines", "testing"},
     {"cli"},
 )
 OPEN_FLOORS = 2
@@ -41,6 +42,7 @@ OPEN_FLOORS = 2
 JOBS = {
     "distill.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "export.toml": "nexus_vdb.pipelines.export:ExportSettings",
+    "mine.toml": "nexus_vdb.pipelines.mine:MineSettings",
     "ingest.toml": "nexus_vdb.pipelines.ingest:IngestSettings",
     "tokenizer.toml": "nexus_vdb.pipelines.tokenizer:TokenizerSettings",
     "train.toml": "nexus_vdb.pipelines.train:TrainSettings",

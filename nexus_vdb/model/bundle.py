@@ -15,10 +15,13 @@ from nexus_vdb.model.network import NexusModel
 __all__ = ["load_checkpoint", "write_config"]
 
 _PREFIX = "weights.model."
+_MEAN = "ema."
 
 
 def load_checkpoint(path: Path) -> tuple[NexusModel, int]:
     """The network of a training checkpoint, in eval mode, and the step it was written at.
+
+    Where the run kept a running mean of the weights, that is what is loaded.
 
     Raises:
         ModelError: the file is missing or is no checkpoint of ours.
@@ -26,8 +29,12 @@ def load_checkpoint(path: Path) -> tuple[NexusModel, int]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            names = [name for name in file.keys() if name.startswith(_PREFIX)]  # noqa: SIM118
-            weights = {name.removeprefix(_PREFIX): file.get_tensor(name) for name in names}
+            weights = {
+                name.removeprefix(prefix): file.get_tensor(name)
+                for prefix in (_PREFIX, _MEAN)
+                for name in file.keys()  # noqa: SIM118
+                if name.startswith(prefix)
+            }
         model = NexusModel(NexusConfig.model_validate_json(metadata["config"]))
         model.load_state_dict(weights)
         step = int(metadata["step"])

@@ -7,7 +7,7 @@ caller; `topic` is optional.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -97,9 +97,19 @@ def read_texts(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def read_pairs(
-    paths: Sequence[Path], *, fields: Sequence[str] = (), weights: Mapping[str, float] | None = None
+    paths: Sequence[Path],
+    *,
+    fields: Sequence[str] = (),
+    weights: Mapping[str, float] | None = None,
+    refuse: Callable[[str], None] = lambda reason: None,
 ) -> Iterator[Pair]:
-    """The pairs of these files; `weights` keeps that share of a source's rows, chosen at random.
+    """The pairs of these files.
+
+    Args:
+        paths: Parquet or JSONL.
+        fields: The two fields of a pair; found by name if none are given.
+        weights: Share of a source's rows that is kept, chosen at random; all by default.
+        refuse: Called with the reason for each row that is no pair.
 
     Raises:
         SourceError: a file cannot be read, or its rows have no pair of fields.
@@ -112,7 +122,11 @@ def read_pairs(
         source = str(row.get("source", ""))
         keep = random.random() < weights.get(source, 1.0)
         a, b = (row.get(name) for name in names[:2])
-        if keep and isinstance(a, str) and isinstance(b, str) and a.strip() and b.strip():
+        if not isinstance(a, str) or not isinstance(b, str):
+            refuse("a text without a partner")
+        elif not a.strip() or not b.strip():
+            refuse("an empty text")
+        elif keep:
             topic = row.get("topic")
             yield Pair(a, b, source, topic if isinstance(topic, int) else -1, _negatives(row))
 
@@ -146,10 +160,12 @@ class TokenTable:
     Attributes:
         tokens: uint16 `[total]`; a vocabulary has at most 65,536 pieces.
         offsets: int64 `[n + 1]`; text i is `tokens[offsets[i]:offsets[i + 1]]`.
+        shortened: Texts that lost tokens to the limit.
     """
 
     tokens: npt.NDArray[np.uint16]
     offsets: npt.NDArray[np.int64]
+    shortened: int = 0
 
     @classmethod
     def build(cls, texts: Sequence[str], tokenizer: Any, *, max_tokens: int) -> TokenTable:
@@ -160,10 +176,11 @@ class TokenTable:
         """
         if tokenizer.get_piece_size() > 1 << 16:
             raise ConfigError(f"vocab_size={tokenizer.get_piece_size()} is over 65536")
-        rows = [row[:max_tokens] for row in tokenizer.encode(list(texts), num_threads=2)]
+        whole = tokenizer.encode(list(texts), num_threads=2)
+        rows = [row[:max_tokens] for row in whole]
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         flat = np.fromiter((token for row in rows for token in row), np.uint16, int(offsets[-1]))
-        return cls(flat, offsets)
+        return cls(flat, offsets, sum(len(row) > max_tokens for row in whole))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from nexus_vdb.encoder import load_encoder
 from nexus_vdb.errors import ConfigError, ModelError, SourceError
 from nexus_vdb.model.bundle import load_checkpoint
-from nexus_vdb.model.trainer import Schedule
+from nexus_vdb.model.schedule import Schedule
 from nexus_vdb.pipelines.distill import run_distillation
 from nexus_vdb.pipelines.export import ExportSettings, run_export
 from nexus_vdb.pipelines.train import TrainSettings, run_training

@@ -1,0 +1,42 @@
+"""Everything a training run depends on; the keys of `configs/train.toml` and `distill.toml`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from pydantic import Field
+
+from nexus_vdb.model.schedule import LossWeights, Schedule
+from nexus_vdb.settings import Settings
+
+__all__ = ["TextSettings", "TrainSettings"]
+
+
+class TextSettings(Settings):
+    """How texts are cut before they are tokenised: long ones cost more than they teach."""
+
+    max_tokens: int = Field(192, ge=8)
+    max_chars_a: int = 300
+    min_chars_b: int = 60
+    max_chars_b: int = 600
+
+
+class TrainSettings(Settings):
+    """Everything a training run depends on."""
+
+    network: Path
+    tokenizer: Path
+    pairs: list[str]
+    out: Path = Path("runs/train")
+    fields: list[str] = []
+    source_weights: dict[str, float] = {}
+    max_pairs: int = 200_000
+    holdout: int = 2000
+    teachers: list[str] = []
+    device: str = "cpu"
+    minutes: float = math.inf
+    seed: int = 0
+    text: TextSettings = TextSettings()
+    schedule: Schedule = Schedule()
+    losses: LossWeights = LossWeights()
