@@ -8,11 +8,12 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 
-from nexus_vdb.corpus import FieldMap, Row, RowSource
+from nexus_vdb.corpus import FieldMap, Row, RowFile, RowSource
 from nexus_vdb.errors import SourceError
 from nexus_vdb.filesystems import display_name
 
@@ -50,6 +51,11 @@ class JsonlSource(RowSource):
         """One row for each line that is not blank."""
         for path in self._paths:
             yield from self._file(path)
+
+    def files(self) -> Iterator[RowFile]:
+        """The files apart."""
+        for path in self._paths:
+            yield RowFile(display_name(self._filesystem, path), partial(self._file, path))
 
     def _file(self, path: str) -> Iterator[Row]:
         name = display_name(self._filesystem, path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from nexus_vdb.corpus import FieldMap, Row, RowSource
+from nexus_vdb.corpus import FieldMap, Row, RowFile, RowSource
 from nexus_vdb.errors import SourceError
 from nexus_vdb.filesystems import display_name
 
@@ -51,6 +52,11 @@ class ParquetSource(RowSource):
         """One row for each row."""
         for path in self._paths:
             yield from self._file(path)
+
+    def files(self) -> Iterator[RowFile]:
+        """The files apart."""
+        for path in self._paths:
+            yield RowFile(display_name(self._filesystem, path), partial(self._file, path))
 
     def _count(self, path: str) -> int:
         try:
@@ -104,12 +110,24 @@ def _values(
 
 def _plain(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any] | None, str]]:
     batch = _microseconds(batch)
+    names = batch.schema.names
     try:
-        values = batch.to_pylist(maps_as_pydicts="lossy")
-    except (ValueError, OverflowError):
+        columns = [_pylist(column) for column in batch.columns]
+        rows = list(zip(*columns, strict=True)) if columns else [()] * len(batch)
+    except (ValueError, OverflowError, pa.ArrowException):
         yield from _one_by_one(batch)
     else:
-        yield from ((value, "") for value in values)
+        yield from ((dict(zip(names, values, strict=True)), "") for values in rows)
+
+
+def _pylist(column: Any) -> list[Any]:
+    """Python values; through numpy where that gives the same and is several times as fast."""
+    plain = pa.types.is_string(column.type) or (
+        pa.types.is_integer(column.type) and not column.null_count
+    )
+    if plain:
+        return list(column.to_numpy(zero_copy_only=False).tolist())
+    return list(column.to_pylist(maps_as_pydicts="lossy"))
 
 
 def _one_by_one(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any] | None, str]]:
@@ -131,6 +149,11 @@ def _arrays(column: Any) -> list[Any]:
         kind.value_type
     ):
         return list(column.to_pylist())
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    if not column.null_count and len(lengths) and (lengths == lengths[0]).all():
+        flat = column.flatten()
+        if not flat.null_count:
+            return list(flat.to_numpy(zero_copy_only=False).reshape(len(column), -1))
     return [
         scalar.values.to_numpy(zero_copy_only=False) if scalar.is_valid else None
         for scalar in column

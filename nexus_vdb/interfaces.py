@@ -61,10 +61,12 @@ class Source(Protocol):
     def read(self, *, batch_size: int, on_bad_row: BadRow) -> Iterator[list[Document]]:
         """Yield documents in file order, in lists of at most `batch_size`.
 
-        A row that cannot be used goes to `on_bad_row` and the read goes on with the next one.
+        A row that cannot be used goes to `on_bad_row` and the read goes on with the next one. So
+        does what is lost of a damaged file, as one row with no raw bytes, and the read goes on with
+        the next file.
 
         Raises:
-            SourceError: a file is missing or unreadable as a whole.
+            SourceError: nothing can be read.
         """
 
     def size(self) -> int | None:

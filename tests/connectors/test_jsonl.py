@@ -108,16 +108,18 @@ def test_overlong_line_is_refused_and_not_held(
 
 
 @pytest.mark.parametrize("cut", [6, 1])
-def test_truncated_gzip_gives_its_rows_and_then_an_error(tmp_path: Path, cut: int) -> None:
+def test_truncated_gzip_gives_its_rows_and_then_counts_as_a_bad_one(
+    tmp_path: Path, cut: int
+) -> None:
     good = gzip.compress(_lines([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]))
     more = gzip.compress(_lines([{"id": "c", "text": "three"}]))
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(good + more[: len(more) // cut - 1])
-    read: list[Document] = []
-    with pytest.raises(SourceError, match=r"a\.jsonl\.gz cannot be read after row [23]: "):
-        for batch in JsonlSource([str(path)]).read(batch_size=10, on_bad_row=BadRows()):
-            read += batch
-    assert [d.id for d in read][:2] == ["a", "b"]
+    documents, bad = documents_of(JsonlSource([str(path)]))
+    assert [d.id for d in documents][:2] == ["a", "b"]
+    [(file, row, reason)] = bad.rows
+    assert (file, row) == (str(path), len(documents) + 1)
+    assert reason.startswith(f"{path} cannot be read after row {len(documents)}: ")
 
 
 def test_file_that_is_no_gzip_is_named(tmp_path: Path) -> None:

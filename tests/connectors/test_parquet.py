@@ -147,8 +147,10 @@ def test_damaged_row_group_gives_the_rows_before_it(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[start : start + 40] = b"\xff" * 40
     path.write_bytes(content)
-    read: list[Document] = []
-    with pytest.raises(SourceError, match=r"a\.parquet cannot be read after row 50: "):
-        for batch in ParquetSource([str(path)]).read(batch_size=64, on_bad_row=BadRows()):
-            read += batch
-    assert [document.id for document in read] == [str(n) for n in range(50)]
+    other = tmp_path / "b.parquet"
+    pq.write_table(pa.table({"id": ["x"], "text": ["text of another file"]}), other)
+    documents, bad = documents_of(ParquetSource([str(path), str(other)]))
+    assert [document.id for document in documents] == [*map(str, range(50)), "x"]
+    [(file, row, reason)] = bad.rows
+    assert (file, row) == (str(path), 51)
+    assert reason.startswith(f"{path} cannot be read after row 50: ")

@@ -93,7 +93,7 @@ def test_records_say_where_they_come_from(tmp_path: Path) -> None:
     assert (found.codes == made.codes).all()
     schema = collection.info().schema
     assert schema == StoreSchema(64, (64,), FakeEncoder(64).fingerprint, "fake-64-0")
-    assert collection.info().meta == {"hash": "model"}
+    assert collection.info().meta["hash"] == "model"
 
 
 @pytest.mark.parametrize(
@@ -318,14 +318,27 @@ def test_an_error_of_the_model_surfaces_and_ends_the_threads(tmp_path: Path) -> 
     assert threading.active_count() == threads
 
 
-def test_a_damaged_file_keeps_what_was_read_before(tmp_path: Path) -> None:
+def test_a_damaged_file_costs_no_other_file_its_rows(tmp_path: Path) -> None:
     whole = gzip.compress(write(tmp_path, [row(number) for number in range(3000)]).read_bytes())
-    path = tmp_path / "cut.jsonl.gz"
-    path.write_bytes(whole[: len(whole) * 9 // 10])
+    (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) * 9 // 10])
+    (tmp_path / "b.jsonl").write_text(json.dumps(row(9999)) + "\n", encoding="utf-8")
     collection = nx.open("memory://", encoder=FakeEncoder(64))
-    with pytest.raises(nx.SourceError, match=r"cut\.jsonl\.gz cannot be read after row"):
-        run(collection, path)
-    assert collection.count >= 1024
+    report = run(collection, tmp_path / "[ab].jsonl*", delete_missing=True)
+    assert 2000 < report.read == report.embedded < 3000
+    assert len(collection.get(["doc9999"])) == 1
+    assert (report.quarantined, report.deleted) == (1, 0)
+    [bad] = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert bad["row"] == report.read
+    assert "a.jsonl.gz cannot be read after row" in bad["reason"]
+    assert bad["raw"] == ""
+
+
+def test_nothing_but_damaged_files_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no more PAR1")
+    (tmp_path / "b.jsonl.gz").write_bytes(b"no gzip")
+    collection = nx.open("memory://", encoder=FakeEncoder(64))
+    with pytest.raises(nx.SourceError, match=r"a\.parquet cannot be read: "):
+        run(collection, tmp_path / "*.*")
 
 
 def vectors_file(folder: Path, vectors: Any) -> Path:

@@ -1,0 +1,298 @@
+"""From rows to documents: what is a document, a bad row or a duplicate is decided here, once."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nexus_vdb.errors import ConfigError, SourceError
+from nexus_vdb.idset import IdSet
+from nexus_vdb.interfaces import BadRow
+from nexus_vdb.jsonvalue import json_value
+from nexus_vdb.types import Document, Floats
+
+__all__ = ["FieldMap", "Row", "RowFile", "RowReader", "duplicate"]
+
+_BATCH_SIZE = 4_000_000  # characters: a batch of long documents ends early, to bound memory
+_REFUSALS = 1000  # as does one with many bad rows
+_NO_VECTOR = np.zeros(0, dtype=np.float32)
+_HEAD = 100  # rows in which a field has to turn up once, if the file has it at all
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMap:
+    """Which fields of a row mean what; all others become metadata.
+
+    Attributes:
+        id: A string that is not empty, or an integer.
+        text: A string that is not blank.
+        title: Need not be there; used where it is a string, and kept in the metadata as well.
+        vector: Ready-made vectors, for `read_with_vectors`; left out of the metadata.
+    """
+
+    id: str = "id"
+    text: str = "text"
+    title: str = "title"
+    vector: str | None = None
+
+
+class Row(NamedTuple):
+    """One row as it comes out of a file.
+
+    Attributes:
+        file: Path or URL.
+        number: From 1.
+        offset: In bytes of the uncompressed file; -1 where the format has none.
+        value: Python values by field name; None if the row is unreadable.
+        raw: As it stands in the file; columnar formats leave it empty.
+        problem: Why `value` is None.
+    """
+
+    file: str
+    number: int
+    offset: int
+    value: Mapping[str, Any] | None
+    raw: bytes = b""
+    problem: str = ""
+
+
+class RowFile(NamedTuple):
+    """A file whose damage ends the read of this file only.
+
+    Attributes:
+        name: Path or URL.
+        rows: Opens it.
+    """
+
+    name: str
+    rows: Callable[[], Iterator[Row]]
+
+
+def duplicate(key: str) -> str:
+    """The reason for which a second row of an id is refused."""
+    return f"duplicate id {key!r}"
+
+
+class _Unusable(Exception):
+    """Why a row is no document; never leaves this module."""
+
+
+class _NoField(SourceError):
+    """A file has a field that is needed in none of its first rows."""
+
+
+class _Held(NamedTuple):
+    """A row, and what it is as far as one can tell without looking at others: see `_settled`."""
+
+    row: Row
+    document: Document | None = None
+    vector: Floats = _NO_VECTOR
+    reason: str = ""
+
+
+class RowReader:
+    """One pass over the rows of a corpus.
+
+    Args:
+        fields: Which field means what.
+        on_bad_row: Told of rows that are no documents, and of files whose rest is lost.
+        with_vectors: Take vectors from `fields.vector`.
+    """
+
+    def __init__(self, fields: FieldMap, on_bad_row: BadRow, *, with_vectors: bool) -> None:
+        self._fields = fields
+        self._on_bad_row = on_bad_row
+        self._with_vectors = with_vectors
+        self._special = {fields.id, fields.text, fields.vector}
+        self._seen = IdSet()
+        self._width = 0
+        self._lost: list[tuple[str, int, SourceError]] = []
+
+    def batches(
+        self, files: Iterable[RowFile], batch_size: int
+    ) -> Iterator[tuple[list[Document], list[Floats]]]:
+        """Documents and (if asked for) their vectors.
+
+        A file that cannot be read to its end gives its good rows, then counts as one bad row, and
+        the next file is read.
+
+        Raises:
+            SourceError: the first document is still to come, and a file lacks a field; or all is
+                read, a file was damaged and there was no document at all.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: at least one document must fit")
+        held: list[_Held] = []
+        good = size = 0
+        for row in self._rows(files):
+            try:
+                one = self._document(row)
+                size += len(one.document.text) if one.document else 0
+                good += 1
+            except _Unusable as reason:
+                one = _Held(row, reason=str(reason))
+                size += len(row.raw)
+            held.append(one)
+            if good == batch_size or size >= _BATCH_SIZE or len(held) - good == _REFUSALS:
+                yield from self._settled(held)
+                held, good, size = [], 0, 0
+        yield from self._settled(held)
+        self._tell_of_lost(at_end=True)
+
+    def _rows(self, files: Iterable[RowFile]) -> Iterator[Row]:
+        for file in files:
+            name, number = file.name, 0
+            try:
+                for row in self._with_fields(file.rows()):
+                    name, number = row.file, row.number
+                    yield row
+            except _NoField:
+                raise
+            except SourceError as error:
+                self._lost.append((name, number + 1, error))
+                self._tell_of_lost()
+
+    def _tell_of_lost(self, *, at_end: bool = False) -> None:
+        """Count damaged files as bad rows; an error if there is nothing else."""
+        if not len(self._seen) and self._lost and at_end:
+            raise self._lost[0][2]
+        while len(self._seen) and self._lost:
+            name, number, error = self._lost.pop(0)
+            self._on_bad_row(file=name, row=number, offset=-1, reason=str(error), raw=b"")
+
+    def _with_fields(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The same rows; those at the head of a file wait until each needed field has turned up."""
+        needed = {self._fields.id: "--id-field", self._fields.text: "--text-field"}
+        if self._with_vectors:
+            needed[str(self._fields.vector)] = "--vector-field"
+        for _, group in groupby(rows, key=attrgetter("file")):
+            rest, missing, head = iter(group), needed, []
+            try:
+                for row in rest:
+                    head.append(row)
+                    missing = {
+                        name: needed[name] for name in missing if name not in (row.value or ())
+                    }
+                    if not missing or len(head) == _HEAD:
+                        break
+            except SourceError:
+                yield from head
+                raise
+            if not len(self._seen):  # else other files had it: this one's rows are bad ones
+                _require(head, missing)
+            yield from head
+            yield from rest
+
+    def _document(self, row: Row) -> _Held:
+        value, fields = row.value, self._fields
+        if value is None:
+            raise _Unusable(row.problem)
+        key, text = _id(value, fields.id), _text(value, fields.text)
+        vector = self._vector(value) if self._with_vectors else _NO_VECTOR
+        title = value.get(fields.title)
+        special = self._special
+        metadata = {name: json_value(one) for name, one in value.items() if name not in special}
+        document = Document(key, text, metadata, title if isinstance(title, str) else "")
+        return _Held(row, document, vector)
+
+    def _vector(self, row: Mapping[str, Any]) -> Floats:
+        name = str(self._fields.vector)
+        value = _value(row, name)
+        if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+            try:
+                with np.errstate(over="ignore"):
+                    value = np.asarray(value, dtype=np.float32)
+            except (TypeError, ValueError, OverflowError):
+                raise _Unusable(f"{name!r} is not a list of numbers") from None
+        if value.ndim != 1 or not len(value):
+            raise _Unusable(f"{name!r} is not a list of numbers")
+        return np.asarray(value)
+
+    def _settled(self, held: list[_Held]) -> Iterator[tuple[list[Document], list[Floats]]]:
+        """What of a batch are documents, now that all of it is there; bad rows in their order."""
+        usable = _usable([one.vector for one in held]) if self._with_vectors else None
+        documents, vectors = [], []
+        for number, (row, document, vector, reason) in enumerate(held):
+            if document is not None and usable is not None:
+                reason = self._problem(vector, usable=usable[number])
+            if document is not None and not reason and not self._seen.add(document.id):
+                reason = duplicate(document.id)
+            if reason or document is None:
+                self._refuse(row, reason)
+                continue
+            documents.append(document)
+            vectors.append(vector)
+        if documents:
+            yield documents, vectors
+
+    def _problem(self, vector: Floats, *, usable: bool) -> str:
+        """Why a vector cannot be used, "" if it can."""
+        name = self._fields.vector
+        if not usable:
+            return f"{name!r} has a value that is not finite, or zeros only"
+        self._width = self._width or len(vector)
+        if len(vector) != self._width:
+            return f"{name!r} has {len(vector)} dimensions, others have {self._width}"
+        return ""
+
+    def _refuse(self, row: Row, reason: str) -> None:
+        raw = row.raw or json.dumps(json_value(row.value), ensure_ascii=False).encode(
+            errors="backslashreplace"
+        )
+        self._on_bad_row(file=row.file, row=row.number, offset=row.offset, reason=reason, raw=raw)
+
+
+def _usable(vectors: Sequence[Floats]) -> list[bool]:
+    """Of each vector whether all of its values are finite, and one is not zero."""
+    if len({len(vector) for vector in vectors}) == 1:
+        matrix = np.stack(vectors)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.einsum("ij,ij->i", matrix, matrix)
+        if (np.isfinite(squares) & (squares > 0)).all():
+            return [True] * len(vectors)
+    return [bool(np.isfinite(vector).all() and vector.any()) for vector in vectors]
+
+
+def _require(head: Sequence[Row], missing: Mapping[str, str]) -> None:
+    """Raise if no row has a field that is needed, unless none of them could be read."""
+    names = dict.fromkeys(name for row in head for name in row.value or ())
+    if not missing or not any(row.value is not None for row in head):
+        return
+    wanted, option = next(iter(missing.items()))
+    raise _NoField(
+        f"{head[0].file} has no field {wanted!r}; it has: {', '.join(names) or 'none'}",
+        hint=f"name the right one by {option}, or leave the file out",
+    )
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    value = row.get(name)
+    if value is None:
+        raise _Unusable(f"{name!r} is {'null' if name in row else 'missing'}")
+    return value
+
+
+def _id(row: Mapping[str, Any], name: str) -> str:
+    value = _value(row, name)
+    if isinstance(value, bool) or not isinstance(value, str | int | uuid.UUID):
+        raise _Unusable(f"{name!r} is neither a string nor an integer")
+    key = str(value)
+    if not key.strip():
+        raise _Unusable(f"{name!r} is empty")
+    return key
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = _value(row, name)
+    if not isinstance(value, str):
+        raise _Unusable(f"{name!r} is not a string")
+    if not value or value.isspace():
+        raise _Unusable(f"{name!r} is empty")
+    return value
