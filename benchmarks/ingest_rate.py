@@ -9,6 +9,7 @@ without reading, chunking, hashing of documents or writing.
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from pathlib import Path
@@ -61,7 +62,8 @@ def whole_ingest(encoder: Encoder, corpus: str, id_field: str) -> float:
 @click.option("--id-field", default="id")
 @click.option("--rounds", default=3)
 @click.option("--model")
-def main(corpus: str, id_field: str, rounds: int, model: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True)
+def main(*, corpus: str, id_field: str, rounds: int, model: str | None, as_json: bool) -> None:
     """Print seconds of both and their ratio, round by round."""
     encoder = load_encoder(model)
     texts = chunk_texts(corpus, id_field, encoder)
@@ -76,7 +78,10 @@ def main(corpus: str, id_field: str, rounds: int, model: str | None) -> None:
             f"{len(texts) / alone:.0f} and {len(texts) / whole:.0f} chunks/s, "
             f"ratio {ratios[-1]:.3f}"
         )
-    print(f"{len(texts):,} chunks; ingest runs at {statistics.median(ratios):.1%} of the encoder")
+    ratio = statistics.median(ratios)
+    print(f"{len(texts):,} chunks; ingest runs at {ratio:.1%} of the encoder")
+    if as_json:
+        print(json.dumps({"chunks": len(texts), "alone": alone, "whole": whole, "ratio": ratio}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,210 @@
+"""What `nexus-vdb ingest`, `verify` and `copy` take in time and memory, and what they survive.
+
+    python benchmarks/ingest.py --data ../shared/data --out benchmarks/ingest.md
+    python benchmarks/ingest.py --only scifact --only vectors --again
+    python benchmarks/ingest.py --rows 1000 --kills 10 --megabytes 1        small, to try it
+
+Every figure is that of a command in a process of its own: wall time, and the greatest memory that
+the kernel saw it hold. What has been measured is kept in `--work` and not measured again; the page
+is made of whatever is there, so the long parts can be run one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from ingest_report import page
+
+# Nothing heavy may be imported here: a process begins with its parent's peak of memory as its own.
+
+Result = dict[str, Any]
+Units = Iterator[tuple[str, Callable[[], Result]]]
+
+HERE = Path(__file__).resolve().parent
+CLI = (sys.executable, "-c", "from nexus_vdb.cli import main; main()")
+INPUTS = (sys.executable, str(HERE / "ingest_inputs.py"))
+RESULTS = "results.json"
+_BYTES = 1 if sys.platform == "darwin" else 1024  # that `ru_maxrss` counts in
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are, and how large they are to be."""
+
+    data: Path
+    work: Path
+    sizes: tuple[int, ...]
+    records: int
+    megabytes: float
+    kills: int
+
+    def made(self, kind: str, name: str, *options: str) -> str:
+        """A corpus; made once."""
+        path = self.work / name
+        if not path.exists():
+            unfinished = path.with_name(f"unfinished-{name}")
+            source = str(self.data / "train")
+            subprocess.run([*INPUTS, kind, source, str(unfinished), *options], check=True)
+            unfinished.rename(path)
+        return str(path)
+
+    def fresh(self, name: str, scheme: str = "faiss") -> str:
+        """URL of a store that is not there yet."""
+        shutil.rmtree(self.work / name, ignore_errors=True)
+        return f"{scheme}://{self.work / name}"
+
+
+def measured(*words: str) -> Result:
+    """Run a command that prints JSON last; its own words, wall seconds and peak memory in MB."""
+    started = time.perf_counter()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=HERE.parent) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise click.ClickException(f"exit code {process.returncode}: {' '.join(words)}")
+    wall = time.perf_counter() - started
+    peak = usage.ru_maxrss * _BYTES / 1e6
+    told = json.loads(said.splitlines()[-1])
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"told": told, "wall": round(wall, 2), "cpu": round(cpu, 2), "peak_mb": round(peak)}
+
+
+def ingest(corpus: str, store: str, *options: str) -> Result:
+    """One `nexus-vdb ingest`."""
+    return measured(*CLI, "ingest", corpus, "--store", store, "--json", *options)
+
+
+def scifact(bench: Bench) -> Units:
+    """Ingest SciFact twice, and verify it."""
+
+    def run() -> Result:
+        corpus = str(bench.data / "eval" / "scifact" / "corpus.jsonl")
+        store, field = bench.fresh("scifact"), ("--id-field", "_id")
+        first, second = (ingest(corpus, store, *field) for _ in range(2))
+        words = (*CLI, "verify", corpus, "--store", store, "--json", *field)
+        return {"first": first, "second": second, "verify": measured(*words)}
+
+    yield "scifact", run
+
+
+def kills(bench: Bench) -> Units:
+    """Kill ingests before every step and at random."""
+    count = str(bench.kills)
+    words = (sys.executable, "-m", "tests.soak", "--json", "--kills", count)
+    yield f"kills {count}", lambda: measured(*words)
+
+
+def document(bench: Bench) -> Units:
+    """Cut one long document, and ingest it."""
+    size = f"{bench.megabytes:g}"
+
+    def corpus() -> str:
+        return bench.made("document", f"document-{size}.jsonl", "--megabytes", size)
+
+    yield f"chunk {size}", lambda: measured(*INPUTS, "chunk", corpus())
+    yield f"document {size}", lambda: ingest(corpus(), bench.fresh("document"))
+
+
+def memory(bench: Bench) -> Units:
+    """Ingest more and more rows."""
+    yield "memory model", lambda: measured(*INPUTS, "model")
+    for count in bench.sizes:
+        for kind in ("parquet", "jsonl"):
+            yield f"memory {kind} {count}", partial(_rows, bench, kind, count)
+
+
+def _rows(bench: Bench, kind: str, count: int) -> Result:
+    corpus = bench.made("rows", f"rows-{count}.{kind}", "--count", str(count))
+    return ingest(corpus, bench.fresh("rows"))
+
+
+def rate(bench: Bench) -> Units:
+    """A whole ingest beside the encoder alone."""
+    corpus = str(bench.data / "eval" / "scifact" / "corpus.jsonl")
+    words = (sys.executable, str(HERE / "ingest_rate.py"), corpus, "--id-field", "_id", "--json")
+    yield "rate", lambda: measured(*words)
+
+
+def vectors(bench: Bench) -> Units:
+    """Ingest ready-made vectors, copy them to an open format, and back."""
+    count = str(bench.records)
+
+    def run() -> Result:
+        corpus = bench.made("vectors", f"vectors-{count}.parquet", "--count", count)
+        store, open_format = bench.fresh("vectors"), bench.fresh("copied", "parquet")
+        copy = (*CLI, "copy", "--json", "--verify")
+        return {
+            "ingest": ingest(corpus, store, "--vector-field", "vector"),
+            "out": measured(*copy, store, open_format),
+            "back": measured(*copy, open_format, bench.fresh("back")),
+        }
+
+    yield f"vectors {count}", run
+
+
+PARTS: dict[str, Callable[[Bench], Units]] = {
+    "scifact": scifact,
+    "vectors": vectors,
+    "document": document,
+    "kills": kills,
+    "rate": rate,
+    "memory": memory,
+}
+
+
+def load(work: Path) -> Result:
+    """What has been measured so far."""
+    path = work / RESULTS
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"))
+@click.option("--work", type=click.Path(path_type=Path), default=Path("runs/bench/ingest"))
+@click.option("--out", type=click.Path(path_type=Path), default=HERE / "ingest.md")
+@click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="These parts alone.")
+@click.option("--again", is_flag=True, help="Measure what has been measured once more.")
+@click.option("--rows", multiple=True, type=int, default=(10_000, 100_000, 1_000_000))
+@click.option("--records", default=200_000, help="With ready-made vectors.")
+@click.option("--megabytes", default=50.0, help="Of the long document.")
+@click.option("--kills", default=500, help="At random, of each store.")
+def main(
+    *,
+    data: Path,
+    work: Path,
+    out: Path,
+    only: tuple[str, ...],
+    again: bool,
+    rows: tuple[int, ...],
+    records: int,
+    megabytes: float,
+    kills: int,
+) -> None:
+    """Measure, and write the page."""
+    work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(data.resolve(), work.resolve(), rows, records, megabytes, kills)
+    for part in only or PARTS:
+        for name, measure in PARTS[part](bench):
+            if name not in load(work) or again:
+                click.echo(f"measuring: {name}", err=True)
+                result = measure() | {"date": datetime.now(timezone.utc).date().isoformat()}
+                (work / RESULTS).write_text(json.dumps(load(work) | {name: result}, indent=1))
+    out.write_text(page(load(work)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

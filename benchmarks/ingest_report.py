@@ -1,0 +1,202 @@
+"""The page of `benchmarks/ingest.py`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+Result = dict[str, Any]
+
+COMMAND = "python benchmarks/ingest.py --only"
+LEAST_RATE, LEAST_RATIO, MOST_MEMORY, MOST_SECOND = 20_000, 0.95, 1500, 0.1
+
+
+def page(results: Result) -> str:
+    """Every part that has been measured, as Markdown."""
+    head = [
+        "# Ingest: what it takes and what it survives",
+        "",
+        f"Made by `python benchmarks/ingest.py` on a machine with {os.cpu_count()} "
+        f"{platform.machine()} cores, Python {platform.python_version()}; every command in a "
+        "process of its own. Memory is the peak of the whole process as the kernel counts it, "
+        "mapped files included. Each part says the date and the command that repeats it.",
+    ]
+    parts = [kills, scifact, memory, rate, vectors, document]
+    sections = ["\n".join(["", *lines]) for part in parts if (lines := list(part(results)))]
+    return "\n".join([*head, *sections]) + "\n"
+
+
+def named(results: Result, kind: str) -> list[tuple[str, Result]]:
+    """Results of a kind, the smallest first: `memory jsonl` of `memory jsonl 10000`."""
+    found = [name for name in results if name.rpartition(" ")[0] == kind or name == kind]
+    return [(name, results[name]) for name in sorted(found, key=_size)]
+
+
+def _size(name: str) -> float:
+    last = name.rpartition(" ")[2]
+    return float(last) if last.replace(".", "").isdigit() else 0.0
+
+
+def title(text: str, part: str, result: Result) -> list[str]:
+    """A heading, and where the figures below it come from."""
+    return [f"## {text}", "", f"`{COMMAND} {part} --again`, {result['date']}", ""]
+
+
+def verdict(value: float, goal: float, *, least: bool) -> str:
+    """Whether a goal was met, and by how much if not."""
+    if (value >= goal) if least else (value <= goal):
+        return "met"
+    return f"missed by {abs(value / goal - 1):.0%}"
+
+
+def kills(results: Result) -> Iterator[str]:
+    """How often a process was killed, and what came of it."""
+    for _, result in named(results, "kills")[-1:]:
+        yield from title("Killed and started again", "kills", result)
+        yield (
+            "A process is killed by SIGKILL while it brings a store from one version of a corpus "
+            "to the next, and started again, also while it recovers; then the store is compared "
+            "with that of an undisturbed run, every column bit for bit, vectors too. After every "
+            "kill each record was that of the old version or of the new, and no document of both "
+            "was missing. `make soak` runs the same for as long as one likes."
+        )
+        yield from (
+            "",
+            "| store | killed | kills | stores equal | records compared | stored chunks "
+            "met by a run | embedded again | minutes |",
+            "|---|---|---|---|---|---|---|---|",
+        )
+        for one in result["told"]:
+            yield (
+                f"| `{one['store']}://` | {MOMENTS[one['moments']]} | {one['kills']:,} "
+                f"| {one['versions']:,} of {one['versions']:,} | {one['rows']:,} "
+                f"| {one['spared']:,} | 0 | {one['seconds'] / 60:.1f} |"
+            )
+
+
+MOMENTS = {
+    "every step": "right before each step of an update",
+    "random": "at random moments and steps",
+}
+
+
+def scifact(results: Result) -> Iterator[str]:
+    """A second run over the same corpus, and a verification."""
+    for _, result in named(results, "scifact"):
+        first, second, verify = (result[name] for name in ("first", "second", "verify"))
+        share = second["wall"] / first["wall"]
+        yield from title("The same corpus again, and verified (SciFact)", "scifact", result)
+        yield from (
+            "| command | documents | embedded | wall s | of the first |",
+            "|---|---|---|---|---|",
+        )
+        for name, run in (("first", first), ("second", second)):
+            told = run["told"]
+            yield (
+                f"| `nexus-vdb ingest`, {name} run | {told['read']:,} | {told['embedded']:,} "
+                f"| {run['wall']:.1f} | {run['wall'] / first['wall']:.1%} |"
+            )
+        told = verify["told"]
+        yield (
+            f"| `nexus-vdb verify` | {told['checked']:,} | 0 | {verify['wall']:.1f} "
+            f"| {verify['wall'] / first['wall']:.1%} |"
+        )
+        yield from (
+            "",
+            f"Goal: a second run embeds 0 and takes less than {MOST_SECOND:.0%} of the "
+            f"first, start of the process included: {verdict(share, MOST_SECOND, least=False)}.",
+        )
+
+
+def memory(results: Result) -> Iterator[str]:
+    """Peak memory by size and format."""
+    model = results.get("memory model")
+    rows = [
+        (kind, *one) for kind in ("parquet", "jsonl") for one in named(results, f"memory {kind}")
+    ]
+    if model is None or not rows:
+        return
+    yield from title("Memory does not grow with the corpus", "memory", rows[-1][2])
+    yield (
+        "Short real texts (titles, questions, first words of passages), embedded by the shipped "
+        f"model into `faiss://`. The process with the model loaded, after one batch: "
+        f"{model['peak_mb']:,} MB."
+    )
+    yield from (
+        "",
+        "| rows | from | peak MB | of which not the model | wall s | rows/s |",
+        "|---|---|---|---|---|---|",
+    )
+    for kind, _, run in sorted(rows, key=lambda row: _size(row[1])):
+        told, own = run["told"], run["peak_mb"] - model["peak_mb"]
+        yield (
+            f"| {told['read']:,} | {kind} | {run['peak_mb']:,} | {own:,} "
+            f"| {run['wall']:,.0f} | {told['read'] / run['wall']:,.0f} |"
+        )
+    most = max(run["peak_mb"] for _, _, run in rows)
+    yield from (
+        "",
+        f"Goal: under {MOST_MEMORY:,} MB at any size: {verdict(most, MOST_MEMORY, least=False)}.",
+    )
+
+
+def rate(results: Result) -> Iterator[str]:
+    """A whole ingest beside its encoder."""
+    for _, result in named(results, "rate"):
+        told = result["told"]
+        yield from title("The encoder is what takes time", "rate", result)
+        yield (
+            f"SciFact, {told['chunks']:,} chunks, the encoder alone and a whole ingest in turn on "
+            f"the same chunks, three rounds: the ingest runs at {told['ratio']:.1%} of the "
+            f"encoder's rate (median; last round {told['chunks'] / told['alone']:,.0f} and "
+            f"{told['chunks'] / told['whole']:,.0f} chunks/s). Goal: {LEAST_RATIO:.0%}: "
+            f"{verdict(told['ratio'], LEAST_RATIO, least=True)}."
+        )
+
+
+def vectors(results: Result) -> Iterator[str]:
+    """Ready-made vectors, and copies."""
+    for _, result in named(results, "vectors")[-1:]:
+        yield from title("Ready-made vectors, and a way out", "vectors", result)
+        yield from (
+            "| command | records | wall s | records/s | goal | peak MB |",
+            "|---|---|---|---|---|---|",
+        )
+        for name, text, count in (
+            ("ingest", "`ingest --vector-field`, Parquet to `faiss://`", "read"),
+            ("out", "`copy --verify`, `faiss://` to `parquet://`", "copied"),
+            ("back", "`copy --verify`, `parquet://` to `faiss://`", "copied"),
+        ):
+            run = result[name]
+            told = run["told"]
+            speed = told[count] / told["seconds"]
+            yield (
+                f"| {text} | {told[count]:,} | {told['seconds']:.1f} | {speed:,.0f} "
+                f"| {LEAST_RATE:,}: {verdict(speed, LEAST_RATE, least=True)} | {run['peak_mb']:,} |"
+            )
+        yield from (
+            "",
+            "768 float32 numbers a record; seconds are the job's own, without the start "
+            "of the process.",
+        )
+
+
+def document(results: Result) -> Iterator[str]:
+    """One very long document."""
+    cuts = named(results, "chunk")[-1:]
+    for name, result in cuts:
+        told = result["told"]
+        yield from title("One very long document", "document", result)
+        yield (
+            f"{told['megabytes']} MB of prose as a single document: {told['chunks']:,} chunks in "
+            f"{told['seconds']:.1f} s, none of more than {told['most_tokens']} tokens, each an "
+            f"exact slice; peak {result['peak_mb']:,} MB with the model and the document itself."
+        )
+        size = name.rpartition(" ")[2]
+        if whole := results.get(f"document {size}"):
+            yield (
+                f"A whole `nexus-vdb ingest` of it: {whole['told']['chunks']:,} records in "
+                f"{whole['wall']:,.0f} s, peak {whole['peak_mb']:,} MB."
+            )
