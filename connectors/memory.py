@@ -34,11 +34,17 @@ class _Table:
     def __init__(self, schema: StoreSchema) -> None:
         self.schema = schema
         self.meta: dict[str, Any] = {}
+        self.writes = 0
         self.replace(no_records(schema.dim))
 
     def replace(self, records: Records) -> None:
-        self.records = records
-        self.row_of = {id_: row for row, id_ in enumerate(records.ids)}
+        # One assignment: a search in another thread sees the old rows or the new ones.
+        self.now = records, {id_: row for row, id_ in enumerate(records.ids)}
+        self.writes += 1
+
+    @property
+    def records(self) -> Records:
+        return self.now[0]
 
 
 _SHARED: dict[str, _Table] = {}
@@ -99,39 +105,14 @@ class MemoryStore:
         """The k best by cosine: of all for "exact", else of the best candidates of the hash."""
         table = self._table
         check_plan(queries, plan, table.schema.dim)
-        rows = np.array(self._rows(where), dtype=np.int64)
-        return [self._search(queries, query, plan, rows) for query in range(len(queries))]
-
-    def _search(self, queries: QueryBatch, query: int, plan: SearchPlan, rows: Rows) -> list[Hit]:
-        records = self._table.records
-        vector, cuts = queries.vectors[query], plan.cuts
-        if plan.candidates == "exact":
-            cuts = cuts[-1:]
-            unit = cut_vectors(vector[None], cuts[0])[0]
-            scores = cut_vectors(records.vectors[rows], cuts[0]) @ unit
-            rows = rows[best_rows(scores, plan.k, slack=TIE)]
-        else:
-            logits = queries.hash_logits[query : query + 1]
-            scores = asymmetric_scores(logits, records.codes[rows])[0]
-            rows = rows[best_rows(scores, max(int(plan.candidates), plan.k))]
-
-        def fetch(some: Rows, width: int) -> Floats:
-            return cut_vectors(records.vectors[some], width)
-
-        rows, scores = rerank(rows, vector, k=plan.k, cuts=cuts, fetch=fetch)
-        order = in_order(scores, [records.ids[row] for row in rows], plan.k)
-        return [self._hit(int(rows[one]), float(scores[one])) for one in order]
-
-    def _hit(self, row: int, score: float) -> Hit:
-        records = self._table.records
-        metadata = copy.deepcopy(records.metadata[row])
-        return Hit(records.ids[row], records.document_ids[row], score, records.texts[row], metadata)
+        records = table.records
+        rows = np.array(_rows(records, where), dtype=np.int64)
+        return [_search(records, queries, query, plan, rows) for query in range(len(queries))]
 
     def get(self, ids: Sequence[str]) -> Records:
         """The records of these ids, in this order; unknown ids are left out."""
-        table = self._table
-        rows = [table.row_of[id_] for id_ in ids if id_ in table.row_of]
-        return _copy(take_records(table.records, rows))
+        records, row_of = self._table.now
+        return _copy(take_records(records, [row_of[id_] for id_ in ids if id_ in row_of]))
 
     def fingerprints(self, document_ids: Sequence[str]) -> dict[str, dict[int, str]]:
         """Content hash by chunk ordinal, for each of the documents that is there at all."""
@@ -147,12 +128,13 @@ class MemoryStore:
         """Delete by id or by filter (exactly one of them); returns how many records went."""
         check_selection(ids, where)
         table = self._table
+        records, row_of = table.now
         if ids is not None:
-            gone = {table.row_of[id_] for id_ in ids if id_ in table.row_of}
+            gone = {row_of[id_] for id_ in ids if id_ in row_of}
         else:
-            gone = set(self._rows(where))
-        kept = [row for row in range(len(table.records)) if row not in gone]
-        table.replace(take_records(table.records, kept))
+            gone = set(_rows(records, where))
+        kept = [row for row in range(len(records)) if row not in gone]
+        table.replace(take_records(records, kept))
         return len(gone)
 
     def scan(self, batch_size: int = 1024) -> Iterator[Records]:
@@ -162,9 +144,15 @@ class MemoryStore:
             rows = list(range(start, min(start + batch_size, len(records))))
             yield _copy(take_records(records, rows))
 
+    def document_ids(self, batch_size: int = 4096) -> Iterator[list[str]]:
+        """The document of every record."""
+        ids = self._table.records.document_ids
+        for start in range(0, len(ids), batch_size):
+            yield ids[start : start + batch_size]
+
     def count(self, where: Filter | None = None) -> int:
         """How many records there are, or match."""
-        return len(self._rows(where))
+        return len(_rows(self._table.records, where))
 
     def info(self) -> StoreInfo:
         """What is stored; `details` has the bytes of the vectors."""
@@ -181,13 +169,50 @@ class MemoryStore:
         """Keep a small JSON value with the store."""
         self._table.meta[key] = check_meta(key, value)
 
+    @property
+    def folder(self) -> None:
+        """Nothing is kept on disk."""
+        return None
+
+    def state(self) -> str:
+        """Another one after every write."""
+        return str(self._table.writes)
+
     def close(self) -> None:
         """Let go of the rows; a named store stays for the next `open`."""
         self._held = None
 
-    def _rows(self, where: Filter | None) -> list[int]:
-        metadata = self._table.records.metadata
-        return [row for row, one in enumerate(metadata) if where is None or matches(where, one)]
+
+def _rows(records: Records, where: Filter | None) -> list[int]:
+    metadata = records.metadata
+    return [row for row, one in enumerate(metadata) if where is None or matches(where, one)]
+
+
+def _search(
+    records: Records, queries: QueryBatch, query: int, plan: SearchPlan, rows: Rows
+) -> list[Hit]:
+    vector, cuts = queries.vectors[query], plan.cuts
+    if plan.candidates == "exact":
+        cuts = cuts[-1:]
+        unit = cut_vectors(vector[None], cuts[0])[0]
+        scores = cut_vectors(records.vectors[rows], cuts[0]) @ unit
+        rows = rows[best_rows(scores, plan.k, slack=TIE)]
+    else:
+        logits = queries.hash_logits[query : query + 1]
+        scores = asymmetric_scores(logits, records.codes[rows])[0]
+        rows = rows[best_rows(scores, max(int(plan.candidates), plan.k))]
+
+    def fetch(some: Rows, width: int) -> Floats:
+        return cut_vectors(records.vectors[some], width)
+
+    rows, scores = rerank(rows, vector, k=plan.k, cuts=cuts, fetch=fetch)
+    order = in_order(scores, [records.ids[row] for row in rows], plan.k)
+    return [_hit(records, int(rows[one]), float(scores[one])) for one in order]
+
+
+def _hit(records: Records, row: int, score: float) -> Hit:
+    metadata = copy.deepcopy(records.metadata[row])
+    return Hit(records.ids[row], records.document_ids[row], score, records.texts[row], metadata)
 
 
 def _copy(records: Records) -> Records:

@@ -6,6 +6,7 @@ docs.ingest("corpus/*.parquet")
 docs.search("which drugs lower blood pressure", k=5)
 """
 
+from nexus_vdb.aio import AsyncCollection
 from nexus_vdb.collection import Collection, open
 from nexus_vdb.errors import (
     ConfigError,
@@ -22,6 +23,7 @@ from nexus_vdb.errors import (
     StoreNotFound,
     StoreUnavailable,
 )
+from nexus_vdb.hits import Hits
 from nexus_vdb.registry import open_store
 from nexus_vdb.types import (
     Chunk,
@@ -35,6 +37,7 @@ from nexus_vdb.types import (
 )
 
 __all__ = [
+    "AsyncCollection",
     "Chunk",
     "Collection",
     "ConfigError",
@@ -43,6 +46,7 @@ __all__ = [
     "FilterError",
     "FingerprintMismatch",
     "Hit",
+    "Hits",
     "MissingExtra",
     "ModelError",
     "NexusError",

@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from nexus_vdb.checks import check_schema
-from nexus_vdb.chunking import chunk_id
-from nexus_vdb.errors import ConfigError, FingerprintMismatch, StoreError, StoreNotFound
+from nexus_vdb.errors import ConfigError, FingerprintMismatch
 from nexus_vdb.filters import parse_filter
 from nexus_vdb.given import GIVEN, GivenSource, as_documents
 from nexus_vdb.interfaces import Encoder, Store
+from nexus_vdb.reader import Reader, Where
 from nexus_vdb.registry import load_job, open_store
 from nexus_vdb.reports import CopyReport, IngestReport
-from nexus_vdb.search import (
-    EXACT_BELOW,
-    Candidates,
-    check_model,
-    make_plan,
-    stored_hash,
-    vector_queries,
-)
-from nexus_vdb.types import (
-    Document,
-    Floats,
-    Hit,
-    Metadata,
-    QueryBatch,
-    Records,
-    SearchPlan,
-    StoreInfo,
-    StoreSchema,
-)
+from nexus_vdb.types import Document, Floats, Metadata, StoreSchema
 
 __all__ = ["Collection", "open"]
-
-Where = Mapping[str, Any]
-
-_INFO_SECONDS = 30.0
-"""How long what a store says of itself is taken as true: a server is not asked at every search."""
 
 
 def open(url: str, *, model: str | None = None, encoder: Encoder | None = None) -> Collection:
@@ -58,24 +31,14 @@ def open(url: str, *, model: str | None = None, encoder: Encoder | None = None) 
     return Collection(url, model=model, encoder=encoder)
 
 
-class Collection:
+class Collection(Reader):
     """Documents in a store, and the search over them; made by `open`, closed by `with` or `close`.
+
+    Reading is in `Reader`, writing is here.
 
     Attributes:
         url: Where the store is.
     """
-
-    def __init__(
-        self, url: str, *, model: str | None = None, encoder: Encoder | None = None
-    ) -> None:
-        self.url = url
-        self._model = model
-        self._encoder = encoder
-        self._named = model is not None or encoder is not None
-        self._store: Store | None = None
-        self._info: tuple[float, StoreInfo] | None = None
-
-    # Writing
 
     def ingest(
         self,
@@ -129,9 +92,7 @@ class Collection:
             "on_error": on_error,
             "quarantine": Path(quarantine),
         }
-        job = load_job("ingest")
-        report: IngestReport = job.ingest(self, job.make_ingest(options), progress=progress)
-        return report
+        return self._ingest(options, progress=progress)
 
     def add(
         self,
@@ -167,9 +128,24 @@ class Collection:
             "on_error": "fail",
         }
         if given:
-            job = load_job("ingest")
-            job.ingest(self, job.make_ingest(options), source=GivenSource(given, vectors))
+            self._ingest(options, source=GivenSource(given, vectors))
         return [document.id for document in given]
+
+    def _ingest(
+        self,
+        options: dict[str, Any],
+        *,
+        source: GivenSource | None = None,
+        progress: Callable[[IngestReport], None] | None = None,
+    ) -> IngestReport:
+        job = load_job("ingest")
+        try:
+            report: IngestReport = job.ingest(
+                self, job.make_ingest(options), source=source, progress=progress
+            )
+        finally:
+            self._info = None
+        return report
 
     def delete(self, ids: Sequence[str] | None = None, *, where: Where | None = None) -> int:
         """Delete documents by id, or whatever matches a filter; returns how many chunks went.
@@ -180,136 +156,14 @@ class Collection:
         """
         if (ids is None) == (where is None):
             raise ConfigError("delete takes document ids or a filter, and not both")
-        self._info = None
-        if ids is not None:
-            return self.store.delete(ids=self._chunk_ids(ids))
-        if not where:
+        if where is not None and not where:
             raise ConfigError("an empty filter would delete everything")
-        return self.store.delete(where=parse_filter(where))
-
-    # Reading
-
-    def search(
-        self,
-        text: str,
-        *,
-        k: int = 10,
-        where: Where | None = None,
-        candidates: Candidates = "auto",
-        dim: int | None = None,
-    ) -> list[Hit]:
-        """The k chunks nearest to a text, best first; see `search_batch`."""
-        return self.search_batch([text], k=k, where=where, candidates=candidates, dim=dim)[0]
-
-    def search_batch(
-        self,
-        texts: Sequence[str],
-        *,
-        k: int = 10,
-        where: Where | None = None,
-        candidates: Candidates = "auto",
-        dim: int | None = None,
-    ) -> list[list[Hit]]:
-        """The k chunks nearest to each text.
-
-        Args:
-            texts: Questions, phrases, names.
-            k: Hits for each.
-            where: A filter on metadata; see `nexus_vdb.filters`.
-            candidates: How many records the hash lets through to the rerank; "auto" picks them for
-                98 % of the exact answer, "exact" compares all.
-            dim: Width at which vectors are compared: 768, 512 or 256.
-
-        Raises:
-            ConfigError: a text is empty, or an option has a wrong value.
-            FilterError: the filter cannot be understood.
-            StoreError: nothing is stored there, or the store fails.
-            FingerprintMismatch: the store was filled by another model.
-        """
-        queries = self.embed(texts)
-        plan = self.plan(k=k, where=where, candidates=candidates, dim=dim)
-        return self.store.search(queries, plan, parse_filter(where))
-
-    def search_vectors(
-        self,
-        vectors: Floats,
-        *,
-        k: int = 10,
-        where: Where | None = None,
-        candidates: Candidates = "auto",
-        dim: int | None = None,
-    ) -> list[list[Hit]]:
-        """As `search_batch`, for ready-made query vectors float32 `[q, d]`.
-
-        In a store whose hash comes from a model the search is exact: only the model makes the
-        logits of a query.
-        """
-        if self.info().meta.get("hash") == "model":
-            candidates = "exact"
-        queries = vector_queries(np.atleast_2d(vectors), stored_hash(self.info()))
-        plan = self.plan(k=k, where=where, candidates=candidates, dim=dim)
-        return self.store.search(queries, plan, parse_filter(where))
-
-    def embed(self, texts: Sequence[str]) -> QueryBatch:
-        """Texts as queries for this store.
-
-        Raises:
-            ConfigError: a text is empty.
-            StoreError: the store is empty.
-            ModelError: the store's vectors are not those of this model.
-        """
-        if isinstance(texts, str) or any(not text.strip() for text in texts):
-            raise ConfigError("the query is empty", hint="ask for something in words")
-        info = self.info()
-        if not info.count:
-            raise StoreError(f"{self.url} is empty", hint=_INGEST_FIRST)
-        if not info.schema.fingerprint and not self._named:
-            raise FingerprintMismatch(
-                f"{self.url} holds ready-made vectors, not those of the shipped model",
-                hint="search by vector, or name the model that made them",
-            )
-        check_model(info, self.encoder)
-        queries = self.encoder.encode(texts)
-        return (
-            queries
-            if info.schema.fingerprint
-            else vector_queries(queries.vectors, stored_hash(info))
-        )
-
-    def plan(
-        self,
-        *,
-        k: int = 10,
-        where: Where | None = None,
-        candidates: Candidates = "auto",
-        dim: int | None = None,
-    ) -> SearchPlan:
-        """How a search would be carried out, with "auto" resolved."""
-        info, tree = self.info(), parse_filter(where)
-        counted = tree is not None and candidates == "auto" and info.count > EXACT_BELOW
-        return make_plan(
-            info,
-            k=k,
-            candidates=candidates,
-            dim=dim,
-            valid_dims=self._encoder.cuts if self._encoder else (),
-            matching=self.store.count(tree) if counted else None,
-        )
-
-    def get(self, ids: Sequence[str]) -> Records:
-        """The chunks of these documents, in their order; unknown documents are left out."""
-        return self.store.get(self._chunk_ids(ids))
-
-    def info(self) -> StoreInfo:
-        """What is stored; at most half a minute old, except for changes made here."""
-        if self._info is None or time.monotonic() - self._info[0] > _INFO_SECONDS:
-            self._info = (time.monotonic(), self.store.info())
-        return self._info[1]
-
-    @property
-    def count(self) -> int:
-        """Records stored just now."""
-        return self.store.count()
+        try:
+            if ids is not None:
+                return self.store.delete(ids=self._chunk_ids(ids))
+            return self.store.delete(where=parse_filter(where))
+        finally:
+            self._info = None
 
     def copy_to(self, url: str, *, verify: bool = False) -> CopyReport:
         """Copy every record to another store, which is made if need be; nothing is embedded.
@@ -321,36 +175,6 @@ class Collection:
             report: CopyReport = load_job("copy").copy(self, target, verify=verify)
         return report
 
-    # Parts
-
-    @property
-    def store(self) -> Store:
-        """The store itself.
-
-        Raises:
-            StoreNotFound: nothing is stored at the URL.
-        """
-        if self._store is None:
-            try:
-                self._store = open_store(self.url)
-            except StoreNotFound as error:
-                raise StoreNotFound(str(error), hint=_INGEST_FIRST) from error
-        return self._store
-
-    @property
-    def encoder(self) -> Encoder:
-        """The model.
-
-        Raises:
-            ModelError: there is no such bundle.
-        """
-        if self._encoder is None:
-            # Here, for it brings in ONNX Runtime, which not everything needs.
-            from nexus_vdb.encoder import load_encoder
-
-            self._encoder = load_encoder(self._model)
-        return self._encoder
-
     def writable(self, schema: StoreSchema) -> Store:
         """The store, made if it is missing.
 
@@ -359,8 +183,9 @@ class Collection:
             FingerprintMismatch: it was filled by another model, or one side is ready-made vectors.
         """
         self._info = None
-        if self._store is None:
-            self._store = open_store(self.url, schema)
+        with self._opening:
+            if self._store is None:
+                self._store = open_store(self.url, schema)
         stored = self._store.info().schema
         check_schema(self.url, stored=stored, asked=schema)
         if bool(stored.fingerprint) != bool(schema.fingerprint):
@@ -370,31 +195,3 @@ class Collection:
                 hint="use another store, or the same kind of vectors",
             )
         return self._store
-
-    def close(self) -> None:
-        """Release the store; a second call does nothing."""
-        if self._store is not None:
-            self._store.close()
-        self._store = self._info = None
-
-    def __enter__(self) -> Collection:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _chunk_ids(self, document_ids: Sequence[str]) -> list[str]:
-        stored = self.store.fingerprints(document_ids)
-        return [
-            chunk_id(document_id, ordinal)
-            for document_id in dict.fromkeys(document_ids)
-            for ordinal in sorted(stored.get(document_id, ()))
-        ]
-
-
-_INGEST_FIRST = "fill it first: nexus-vdb ingest SOURCE --store URL"

@@ -1,4 +1,4 @@
-"""Picking and joining rows of `Records`."""
+"""Picking and joining rows of `Records` and `QueryBatch`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nexus_vdb.types import Records
+from nexus_vdb.types import QueryBatch, Records
 
-__all__ = ["join_records", "no_records", "take_records"]
+__all__ = ["join_records", "no_records", "take_queries", "take_records"]
 
 
 def no_records(dim: int) -> Records:
@@ -31,6 +31,12 @@ def take_records(records: Records, rows: Sequence[int]) -> Records:
         vectors=records.vectors[index],
         codes=records.codes[index],
     )
+
+
+def take_queries(queries: QueryBatch, rows: Sequence[int]) -> QueryBatch:
+    """Some queries, in the order given."""
+    index = np.array(rows, dtype=np.int64)
+    return QueryBatch(queries.vectors[index], queries.hash_logits[index], queries.codes[index])
 
 
 def join_records(parts: Sequence[Records]) -> Records:

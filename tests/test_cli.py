@@ -145,7 +145,7 @@ def test_settings_file_and_options(shell: Shell) -> None:
             "Invalid ch",
         ),
         (["search", "x", "--store", "faiss://none"], 3, "nothing is stored at faiss://none"),
-        (["search", "--store", "faiss://none"], 2, "Missing argument"),
+        (["search", "--store", "faiss://none"], 2, "no TEXT to search for"),
         (["search", "x"], 2, "Missing option '--store'"),
         (["search", "x", "--store", "faiss://i", "--candidates", "0"], 2, "Invalid candidates=0"),
         (["search", "x", "--store", "faiss://i", "--where", "{"], 2, "--where is no JSON"),
@@ -199,6 +199,23 @@ def test_info(shell: Shell) -> None:
     assert (facts["count"], facts["model"], facts["hash"]) == (3, "fake-768-0", "model")
     assert facts["cuts"] == [256, 768]
     assert "fake-768-0" in shell.run("info", "--store", shell.store)[1]
+
+
+def test_info_shows_the_hash_and_its_calibration(shell: Shell) -> None:
+    shell.ingest()
+    point = {"candidates": 4418, "probes": 0.1, "recall": 0.9814, "error": 0.0037}
+    choice = {"at": "2026-03-01", "since": "2026-02-01", "sample": 10_000}
+    with nx.open(shell.store) as collection:
+        store = collection.store
+        calibration = {"n": 200_000, "queries": 200, "points": [point]}
+        store.set_meta("calibration", calibration)
+        store.set_meta("hash_choice", {**choice, "needed": {"before": 1440, "fitted": 670}})
+    facts = json.loads(shell.run("info", "--store", shell.store, "--json")[1])
+    assert facts["calibration"] == calibration
+    assert facts["hash_choice"]["since"] == "2026-02-01"
+    lines = [line.split() for line in shell.run("info", "--store", shell.store)[1].splitlines()]
+    assert ["4,418", "10%", "0.981", "0.004"] in lines
+    assert ["hash", "model", "since", "2026-02-01"] in [line[:4] for line in lines]
 
 
 def test_delete(shell: Shell) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,9 @@ from nexus_vdb.cli.common import (
 from nexus_vdb.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nexus_vdb.hits import Hits
     from nexus_vdb.types import Hit
 
 __all__ = ["command", "show_hits"]
@@ -41,12 +45,45 @@ def _candidates(ctx: click.Context, param: click.Parameter, value: str) -> int |
     epilog=examples(
         'nexus-vdb search "which drugs lower blood pressure" --store faiss://./index',
         'nexus-vdb search statins -k 3 --store URL --where \'{"year": {"$gte": 2020}}\'',
+        "nexus-vdb search statins --store URL --group-by document --group-size 2",
+        "nexus-vdb search statins --store URL --offset 10          # the second page",
+        "nexus-vdb search statins --store URL --min-score 0.5",
+        'nexus-vdb search "error code E-1047" --store URL --hybrid # by its words as well',
+        "nexus-vdb search --like doc-17 --store URL                # more like this document",
     ),
 )
-@click.argument("text", nargs=-1, required=True)
+@click.argument("text", nargs=-1)
 @store_option
-@click.option("-k", default=10, show_default=True, help="How many hits.")
+@click.option("-k", default=10, show_default=True, help="How many hits, or documents.")
 @click.option("--where", metavar="JSON", help="Filter on metadata.")
+@click.option("--like", metavar="ID", help="More like this stored document, instead of TEXT.")
+@click.option(
+    "--offset",
+    type=click.IntRange(min=0),
+    help="Leave out so many hits first; with 0, k, 2k … pages fit together.",
+)
+@click.option(
+    "--min-score",
+    type=click.FloatRange(-1, 1),
+    help="Leave out hits with a lower cosine.",
+)
+@click.option(
+    "--group-by",
+    type=click.Choice(["document"]),
+    help="Count documents, each by its best chunk.",
+)
+@click.option(
+    "--group-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Best chunks of each document, with --group-by.",
+)
+@click.option(
+    "--hybrid",
+    is_flag=True,
+    help="Fuse with a search by words (BM25): better for names, codes and rare terms.",
+)
 @click.option(
     "--candidates",
     callback=_candidates,
@@ -64,6 +101,12 @@ def command(
     url: str,
     k: int,
     where: str | None,
+    like: str | None,
+    offset: int | None,
+    min_score: float | None,
+    group_by: str | None,
+    group_size: int,
+    hybrid: bool,
     candidates: Any,
     dim: int | None,
     model: str | None,
@@ -73,32 +116,57 @@ def command(
     from nexus_vdb.collection import Collection
     from nexus_vdb.filters import parse_filter
 
+    _check_query(text, like, hybrid=hybrid)
     conditions = parse_where(where)
-    tree = parse_filter(conditions)
-    times = [time.perf_counter()]
+    parse_filter(conditions)  # before a model is loaded
+    started = time.perf_counter()
     with Collection(url, model=model) as collection:
-        if collection.info().schema.fingerprint:
+        if like is None and collection.info().schema.fingerprint:
             _ = collection.encoder
-        times.append(time.perf_counter())
-        queries = collection.embed([" ".join(text)])
-        times.append(time.perf_counter())
-        plan = collection.plan(k=k, where=conditions, candidates=candidates, dim=dim)
-        hits = collection.store.search(queries, plan, tree)[0]
-        times.append(time.perf_counter())
-    if not as_json:
+        loaded = time.perf_counter()
+        ask = (
+            partial(collection.search, " ".join(text), hybrid=hybrid)
+            if like is None
+            else partial(collection.search_like, like)
+        )
+        hits = ask(
+            k=k,
+            where=conditions,
+            offset=offset,
+            score_threshold=min_score,
+            group_by=group_by,
+            group_size=group_size,
+            candidates=candidates,
+            dim=dim,
+        )
+    if as_json:
+        _print(hits, load=1000 * (loaded - started))
+    else:
         show_hits(hits)
-        return
-    spans = zip(("load", "embed", "search"), times, times[1:], strict=False)
+
+
+def _check_query(text: tuple[str, ...], like: str | None, *, hybrid: bool) -> None:
+    if not text and like is None:
+        raise ConfigError("no TEXT to search for", hint="nexus-vdb search TEXT, or --like ID")
+    if text and like is not None:
+        raise ConfigError("give TEXT or --like, and not both")
+    if like is not None and hybrid:
+        raise ConfigError("--hybrid needs the words of a TEXT; --like has none")
+
+
+def _print(hits: Hits, *, load: float) -> None:
+    timings = {"load": load, **hits.timings_ms}
     print_json(
         {
             "hits": [asdict(hit) for hit in hits],
-            "candidates": plan.candidates,
-            "timings_ms": {name: round(1000 * (end - start), 2) for name, start, end in spans},
+            "candidates": hits.candidates,
+            "expected_recall": hits.expected_recall,
+            "timings_ms": {name: round(value, 2) for name, value in timings.items()},
         }
     )
 
 
-def show_hits(hits: list[Hit]) -> None:
+def show_hits(hits: Sequence[Hit]) -> None:
     """Score, document and the beginning of the chunk, a line each; tabs where output is piped."""
     from rich.text import Text
 
