@@ -22,6 +22,7 @@ from nexus_vdb.search import (
     calibration_points,
     cost,
     has_hash,
+    reaches,
     stored_hash,
     vector_queries,
 )
@@ -46,7 +47,7 @@ _GROWTH = 1.2
 _FIRST = 20_000  # records read of a store that draws none
 _QUERIES, _QUERY_WORDS, _TOP = 200, 16, 10
 _FIRST_SHARE, _LEAST = 1 / 256, 100
-_LOW, _HIGH = 0.9, 0.998  # recall below and above which nobody needs a measurement
+_LOW = 0.9  # recall below which nobody needs a measurement
 _WORTH = 0.002  # gained by twice the candidates; below, what is lost is lost elsewhere
 _BETWEEN = (0.95, 0.98)  # targets around which candidates are told apart more finely
 _TARGETS = (0.9, 0.95, 0.98, 0.99)
@@ -171,19 +172,22 @@ def _others(hits: Sequence[Hit], own: str) -> list[float]:
 
 
 def _over_candidates(measure: _Measure, count: int) -> None:
-    """Double and halve the candidates until recall is all there and poor, then look between."""
+    """Double and halve the candidates until recall is good and poor, then look between."""
     most = max(count // EXACT_SHARE, 1)
     least = min(_LEAST, most)
     first = min(max(int(count * _FIRST_SHARE), least), most)
-    gained, depth = 1.0, first
-    recall = measure.at(first)["recall"]
-    while recall < _HIGH and gained > _WORTH and 2 * depth <= most and measure.left > _FOR_PROBES:
-        depth *= 2
-        gained, recall = measure.at(depth)["recall"] - recall, measure.at(depth)["recall"]
-    recall, depth = measure.at(first)["recall"], first
-    while recall > _LOW and depth > least and measure.left > _FOR_PROBES + len(_BETWEEN):
-        depth = max(depth // 2, least)
-        recall = measure.at(depth)["recall"]
+    point, gained = measure.at(first), 1.0
+    while not reaches(point, _TARGETS[-1]) and gained > _WORTH and measure.left > _FOR_PROBES:
+        depth, before = 2 * point["candidates"], point["recall"]
+        if depth > most:
+            break
+        point = measure.at(depth)
+        gained = point["recall"] - before
+    point = measure.at(first)
+    while point["recall"] > _LOW and measure.left > _FOR_PROBES + len(_BETWEEN):
+        if point["candidates"] == least:
+            break
+        point = measure.at(max(point["candidates"] // 2, least))
     for target in _BETWEEN:
         below = [one["candidates"] for one in measure.points if one["recall"] < target]
         above = [one["candidates"] for one in measure.points if one["recall"] >= target]
@@ -208,7 +212,7 @@ def _over_probes(measure: _Measure, count: int) -> None:
             {"candidates": point["candidates"], "probes": probes}
             for point in whole
             for probes in lost
-            if point["recall"] - point["error"] - lost[probes] >= target
+            if reaches(point, target + lost[probes])
         ]
         if likely and measure.left:
             best = min(likely, key=lambda one: cost(one, count))

@@ -31,6 +31,7 @@ __all__ = [
     "expected_recall",
     "has_hash",
     "make_plan",
+    "reaches",
     "stored_hash",
     "vector_queries",
 ]
@@ -176,8 +177,7 @@ def choose_depth(
         reached = [
             point
             for point in points
-            if point["recall"] - point["error"] >= target_recall
-            and (matching is None or point["probes"] >= 1)
+            if reaches(point, target_recall) and (matching is None or point["probes"] >= 1)
         ]
         if not reached:
             return "exact", 1.0
@@ -227,6 +227,11 @@ def calibration_points(info: StoreInfo) -> list[dict[str, Any]]:
     calibration = info.meta.get("calibration") or {}
     points: list[dict[str, Any]] = calibration.get("points", [])
     return points
+
+
+def reaches(point: dict[str, Any], target: float) -> bool:
+    """Whether the recall of a point is above a target by more than its standard error."""
+    return bool(point["recall"] - point["error"] >= target)
 
 
 def cost(point: dict[str, Any], count: int) -> float:
