@@ -189,12 +189,19 @@ def dates_in(metadata: Metadata) -> Json:
     """The metadata with nothing but its dates, as UTC in one spelling; {} if it has none."""
     found: Json = {}
     for key, value in metadata.items():
+        inner: Any = None
         if isinstance(value, dict):
-            inner: Any = dates_in(value)
-        else:
-            texts = value if isinstance(value, list) else [value]
-            parsed = (parse_date(text) for text in texts if isinstance(text, str))
-            inner = [_instant(date) for date in parsed if date is not None]
+            inner = dates_in(value)
+        elif isinstance(value, str):
+            inner = _dates([value])
+        elif isinstance(value, list):
+            inner = _dates([text for text in value if isinstance(text, str)])
         if inner:
             found[key] = inner
     return found
+
+
+def _dates(texts: list[str]) -> list[str]:
+    # Most texts are none, which the fifth letter tells.
+    parsed = (parse_date(text) for text in texts if text[4:5] == "-")
+    return [_instant(date) for date in parsed if date is not None]

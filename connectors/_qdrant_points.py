@@ -254,6 +254,8 @@ def is_point_id(text: str) -> bool:
 
 
 def _check_exact(value: Any) -> None:
+    if isinstance(value, str | float):
+        return
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):

@@ -27,7 +27,7 @@ from nexus_vdb.corpus import IdSet
 from nexus_vdb.errors import ConfigError, StoreNotFound
 from nexus_vdb.hashing import pack
 from nexus_vdb.interfaces import Encoder, Store
-from nexus_vdb.pipelines._ingest_finish import finish
+from nexus_vdb.pipelines._ingest_finish import finish, reconcile
 from nexus_vdb.pipelines._ingest_kept import keep_settings
 from nexus_vdb.pipelines._ingest_missing import delete_missing
 from nexus_vdb.pipelines._ingest_parts import (
@@ -103,6 +103,7 @@ class Job:
         self._itq = coding_hash(self._store.info())
         self._seen = IdSet()
         self._known = 0  # documents of the corpus that the store had before
+        self._expected = 0 if settings.dry_run else self._store.count()  # records in the end
         # Planning asks the store from one thread while another writes to it.
         self._store_lock = threading.Lock()
         self._progress_lock = threading.Lock()
@@ -118,6 +119,8 @@ class Job:
                 self._tell()
                 if self._stop.is_set():
                     break
+        if not self._settings.dry_run and not self._stop.is_set():
+            reconcile(self._store, self._expected)
         if self._settings.delete_missing and not self._stop.is_set():
             self._delete_missing()
         self._report.interrupted = self._stop.is_set()
@@ -150,12 +153,17 @@ class Job:
     def _cut(self, pending: Iterator[Pending]) -> Iterator[tuple[Pending, list[Chunk]]]:
         """Documents with all of their chunks."""
         for group in groups(pending, self._size):
-            if self._chunker is None:
-                yield from ((one, [whole(one.document)]) for one in group)
-                continue
-            chunks = self._chunker.chunk_all([one.document for one in group])
-            of = {key: list(some) for key, some in groupby(chunks, attrgetter("document_id"))}
-            yield from ((one, of.get(one.document.id, [])) for one in group)
+            of = self._chunks([one.document for one in group])
+            for one in group:
+                chunks = of.get(one.document.id, [])
+                self._expected += len(chunks) - len(one.stored)
+                yield one, chunks
+
+    def _chunks(self, documents: list[Document]) -> dict[str, list[Chunk]]:
+        if self._chunker is None:
+            return {document.id: [whole(document)] for document in documents}
+        chunks = self._chunker.chunk_all(documents)
+        return {key: list(some) for key, some in groupby(chunks, attrgetter("document_id"))}
 
     def _embed(self, parts: Iterator[Part]) -> Generator[tuple[Part, Records], None, None]:
         for part in parts:

@@ -345,3 +345,28 @@ def test_an_ingest_without_a_server_says_so(server: QdrantServer, job: Run) -> N
     assert "times in 1 s without success: [Errno" in said
     server.start()
     assert job.ingest("docs")[0] == 0
+
+
+def test_writes_that_a_server_loses_are_noticed_and_made_up_for(
+    server: QdrantServer,
+    job: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job.write()
+    assert job.ingest("clean")[0] == 0
+    answer = QdrantServer.answer
+
+    def forget(self: QdrantServer, method: str, path: str, body: Any) -> Any:
+        if method == "PUT" and path == "/collections/docs/points" and self.uploads("docs") == 3:
+            return {"operation_id": 0, "status": "completed"}
+        return answer(self, method, path, body)
+
+    monkeypatch.setattr(QdrantServer, "answer", forget)
+    assert job.ingest("docs")[0] == 0
+    [said] = caplog.messages
+    assert "/docs holds 224 records, 240 were expected" in said
+    code, report, _ = job.ingest("docs")
+    assert (code, report["embedded"]) == (0, 16)
+    assert len(caplog.messages) == 1
+    assert_same_records(job.records("docs"), job.records("clean"))
