@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,15 +14,16 @@ from pyarrow.fs import LocalFileSystem
 from nexus_vdb.corpus import FieldMap, Row, RowFile, RowSource
 from nexus_vdb.errors import SourceError
 from nexus_vdb.filesystems import display_name
+from nexus_vdb.jsonvalue import json_object
+from nexus_vdb.rows import TOO_LONG
 
 __all__ = ["JsonlSource"]
 
 _BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 16  # small, for what is in it is lost if the file ends too early
 _DAMAGE = (OSError, EOFError, zlib.error)
-_LINE_LIMIT = 256 << 20  # a longer line is refused, for it would have to fit in memory
+_LINE_LIMIT = 128 << 20  # a longer line is refused, for it would have to fit in memory
 _KEPT = 4096  # bytes of a refused longer line that are handed on
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class JsonlSource(RowSource):
@@ -73,7 +72,7 @@ class JsonlSource(RowSource):
                     length = len(line)
                     if length == _LINE_LIMIT and not line.endswith(b"\n"):
                         length += _skip_line(lines)
-                        reason = f"line longer than {_LINE_LIMIT} bytes"
+                        reason = f"{TOO_LONG} {_LINE_LIMIT} bytes"
                         yield Row(name, number, offset, None, line[:_KEPT], reason)
                     elif row := _row(name, number, offset, line):
                         yield row
@@ -98,23 +97,8 @@ def _row(name: str, number: int, offset: int, line: bytes) -> Row | None:
     content = content.strip()
     if not content:
         return None
-    try:
-        value = json.loads(content.decode(), parse_constant=_null)
-        if _SURROGATE.search(content):
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        return Row(name, number, offset, None, content, f"broken UTF-8 at byte {error.start}")
-    except UnicodeEncodeError:
-        return Row(name, number, offset, None, content, "half of a surrogate pair")
-    except (ValueError, RecursionError) as error:
-        return Row(name, number, offset, None, content, f"broken JSON: {error}")
-    if not isinstance(value, dict):
-        return Row(name, number, offset, None, content, "not a JSON object")
-    return Row(name, number, offset, value, content)
-
-
-def _null(constant: str) -> None:
-    """NaN and Infinity, which Python would let pass for JSON."""
+    value, problem = json_object(content)
+    return Row(name, number, offset, value, content, problem)
 
 
 def _skip_line(lines: io.BufferedIOBase) -> int:

@@ -1,10 +1,11 @@
-"""Values of any column as JSON values: what metadata is made of."""
+"""Values of any column as JSON values, which metadata is made of, and JSON as it comes in."""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -12,7 +13,28 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["json_value"]
+__all__ = ["json_object", "json_value"]
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def json_object(content: bytes) -> tuple[dict[str, Any] | None, str]:
+    """The JSON object that a line of text is, or why it is none."""
+    try:
+        value = json.loads(content.decode(), parse_constant=_null)
+        if _SURROGATE.search(content):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        return None, f"broken UTF-8 at byte {error.start}"
+    except UnicodeEncodeError:
+        return None, "half of a surrogate pair"
+    except (ValueError, RecursionError) as error:
+        return None, f"broken JSON: {error}"
+    return (value, "") if isinstance(value, dict) else (None, "not a JSON object")
+
+
+def _null(constant: str) -> None:
+    """NaN and Infinity, which Python would let pass for JSON."""
 
 
 def json_value(value: Any) -> Any:

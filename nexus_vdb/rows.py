@@ -18,7 +18,10 @@ from nexus_vdb.interfaces import BadRow
 from nexus_vdb.jsonvalue import json_value
 from nexus_vdb.types import Document, Floats
 
-__all__ = ["FieldMap", "Row", "RowFile", "RowReader", "duplicate"]
+__all__ = ["TOO_LONG", "FieldMap", "Row", "RowFile", "RowReader", "duplicate"]
+
+TOO_LONG = "line longer than"
+"""How the reason begins for which a line is refused that would not fit in memory."""
 
 _BATCH_SIZE = 4_000_000  # characters: a batch of long documents ends early, to bound memory
 _REFUSALS = 1000  # as does one with many bad rows
@@ -69,10 +72,12 @@ class RowFile(NamedTuple):
     Attributes:
         name: Path or URL.
         rows: Opens it.
+        uniform: A field that is needed, but in none of its first rows, is a mistake of the caller.
     """
 
     name: str
     rows: Callable[[], Iterator[Row]]
+    uniform: bool = True
 
 
 def duplicate(key: str) -> str:
@@ -113,7 +118,7 @@ class RowReader:
         self._special = {fields.id, fields.text, fields.vector}
         self._seen = IdSet()
         self._width = 0
-        self._lost: list[tuple[str, int, SourceError]] = []
+        self._any = False  # whether there was a document
 
     def batches(
         self, files: Iterable[RowFile], batch_size: int
@@ -134,6 +139,7 @@ class RowReader:
         for row in self._rows(files):
             try:
                 one = self._document(row)
+                self._any = True
                 size += len(one.document.text) if one.document else 0
                 good += 1
             except _Unusable as reason:
@@ -144,28 +150,26 @@ class RowReader:
                 yield from self._settled(held)
                 held, good, size = [], 0, 0
         yield from self._settled(held)
-        self._tell_of_lost(at_end=True)
 
     def _rows(self, files: Iterable[RowFile]) -> Iterator[Row]:
+        """The rows of all files; the lost end of a damaged one is a row that cannot be read."""
+        lost: list[tuple[Row, SourceError]] = []
         for file in files:
             name, number = file.name, 0
             try:
-                for row in self._with_fields(file.rows()):
+                rows = file.rows()
+                for row in self._with_fields(rows) if file.uniform else rows:
                     name, number = row.file, row.number
                     yield row
             except _NoField:
                 raise
             except SourceError as error:
-                self._lost.append((name, number + 1, error))
-                self._tell_of_lost()
-
-    def _tell_of_lost(self, *, at_end: bool = False) -> None:
-        """Count damaged files as bad rows; an error if there is nothing else."""
-        if not len(self._seen) and self._lost and at_end:
-            raise self._lost[0][2]
-        while len(self._seen) and self._lost:
-            name, number, error = self._lost.pop(0)
-            self._on_bad_row(file=name, row=number, offset=-1, reason=str(error), raw=b"")
+                lost.append((Row(name, number + 1, -1, None, b"", str(error)), error))
+            if self._any:
+                yield from (row for row, _ in lost)
+                lost = []
+        if lost:
+            raise lost[0][1]
 
     def _with_fields(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The same rows; those at the head of a file wait until each needed field has turned up."""
@@ -185,7 +189,7 @@ class RowReader:
             except SourceError:
                 yield from head
                 raise
-            if not len(self._seen):  # else other files had it: this one's rows are bad ones
+            if not self._any:  # else other files had it: this one's rows are bad ones
                 _require(head, missing)
             yield from head
             yield from rest
@@ -243,9 +247,10 @@ class RowReader:
         return ""
 
     def _refuse(self, row: Row, reason: str) -> None:
-        raw = row.raw or json.dumps(json_value(row.value), ensure_ascii=False).encode(
-            errors="backslashreplace"
-        )
+        raw = row.raw
+        if row.value is not None and not raw:
+            text = json.dumps(json_value(row.value), ensure_ascii=False)
+            raw = text.encode(errors="backslashreplace")
         self._on_bad_row(file=row.file, row=row.number, offset=row.offset, reason=reason, raw=raw)
 
 

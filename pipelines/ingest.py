@@ -9,22 +9,24 @@ stages are in `_ingest_job`.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from nexus_vdb.collection import Collection
 from nexus_vdb.corpus import FieldMap, open_corpus
-from nexus_vdb.errors import ConfigError, SourceError
+from nexus_vdb.errors import ConfigError, SourceError, StoreNotFound
 from nexus_vdb.interfaces import Source, SupportsVectors
 from nexus_vdb.pipelines._ingest_job import Batch, Job, Progress
-from nexus_vdb.quarantine import Quarantine
+from nexus_vdb.quarantine import Quarantine, QuarantineSource, Rest
 from nexus_vdb.reports import IngestReport
 from nexus_vdb.settings import Settings, make_settings
 
@@ -38,6 +40,15 @@ class OnError(str, Enum):
 
     QUARANTINE = "quarantine"
     FAIL = "fail"
+
+
+def _share(value: Any) -> Any:
+    """`10%` as 0.1; anything else as it is."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*%\s*", value) if isinstance(value, str) else None
+    try:
+        return float(match[1]) / 100 if match else value
+    except ValueError:
+        return value
 
 
 class IngestSettings(Settings):
@@ -54,10 +65,11 @@ class IngestSettings(Settings):
     chunk_overlap: int = Field(32, ge=0)
     cuts: tuple[int, ...] | None = None
     delete_missing: bool = False
-    max_delete: float = Field(0.1, ge=0, le=1)
+    max_delete: Annotated[float, BeforeValidator(_share)] = Field(0.1, ge=0, le=1)
     dry_run: bool = False
     on_error: OnError = OnError.QUARANTINE
     quarantine: Path | None = Path("quarantine.jsonl")
+    replay: Path | None = None
 
     def fields(self) -> FieldMap:
         """Which field of a row means what."""
@@ -85,7 +97,8 @@ def ingest(
 
     Args:
         collection: Where to write.
-        settings: See `IngestSettings`.
+        settings: See `IngestSettings`; `replay` names a quarantine file to read instead of
+            `sources`, and to clear of what can be stored.
         source: Read instead of `settings.sources`.
         progress: Called with the growing report, from more than one thread but never at once.
         stop: Once set, the batch in hand is finished and the rest left for the next run.
@@ -96,13 +109,13 @@ def ingest(
         FingerprintMismatch: the store was filled by another model.
     """
     started = time.perf_counter()
-    source = source or open_corpus(settings.sources, settings.fields())
-    report = IngestReport(total=source.size(), dry_run=settings.dry_run)
-    path = None if settings.dry_run else settings.quarantine
-    with Quarantine(path, fail=settings.on_error is OnError.FAIL) as bad_rows:
+    source = source or _source(settings)
+    _reach(collection)
+    report = IngestReport(total=_total(source, settings), dry_run=settings.dry_run)
+    with _quarantine(source, settings) as bad_rows:
         batches = _read(source, settings, bad_rows, report)
         first = next(batches, None)
-        if first is None and not report.quarantined:
+        if first is None and not report.quarantined and not settings.replay:
             raise SourceError(f"no documents in {', '.join(settings.sources) or 'the corpus'}")
         if first is not None:
             job = Job(
@@ -114,8 +127,42 @@ def ingest(
                 stop=stop or threading.Event(),
             )
             job.run(chain([first], batches))
+        if isinstance(bad_rows, Rest) and not report.interrupted:
+            bad_rows.settle()
     report.seconds = round(time.perf_counter() - started, 3)
     return report
+
+
+def _source(settings: IngestSettings) -> Source:
+    if settings.replay is None:
+        return open_corpus(settings.sources, settings.fields())
+    if settings.delete_missing:
+        raise ConfigError("a replay is not the whole corpus", hint="drop --delete-missing")
+    return QuarantineSource(settings.replay, settings.fields())
+
+
+def _reach(collection: Collection) -> None:
+    """Fail before a row is read or set aside if the store is there, but cannot be used."""
+    with suppress(StoreNotFound):
+        _ = collection.store
+
+
+def _total(source: Source, settings: IngestSettings) -> int | None:
+    try:
+        return source.size()
+    except SourceError:
+        if settings.on_error is OnError.FAIL:
+            raise
+        return None  # what can be read of the others is
+
+
+def _quarantine(source: Source, settings: IngestSettings) -> Quarantine:
+    fail = settings.on_error is OnError.FAIL
+    if settings.dry_run:
+        return Quarantine(None, fail=fail)
+    if settings.replay is not None and isinstance(source, QuarantineSource):
+        return Rest(source, settings.replay, fail=fail)
+    return Quarantine(settings.quarantine, fail=fail)
 
 
 def _read(
