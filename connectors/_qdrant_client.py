@@ -91,7 +91,14 @@ class Server:
             else:
                 self._known = True
                 return answer
-            _log.warning("%s: %s; try %d in %.1f s", self._where, reason, tries + 1, pause)
+            _log.warning(
+                "%s: %s; try %d in %.1f s",
+                self._where,
+                reason,
+                tries + 1,
+                pause,
+                extra={"event": "retry"},
+            )
             time.sleep(pause)
 
     def close(self) -> None:

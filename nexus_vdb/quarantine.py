@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 from collections.abc import Iterator
 from hashlib import sha256
@@ -21,9 +22,12 @@ from nexus_vdb.errors import ConfigError, SourceError
 from nexus_vdb.folders import fsync_folder
 from nexus_vdb.idset import IdSet
 from nexus_vdb.jsonvalue import json_object
+from nexus_vdb.logs import log_event
 from nexus_vdb.rows import TOO_LONG, duplicate
 
 __all__ = ["Quarantine", "QuarantineSource", "Rest"]
+
+_log = logging.getLogger("nexus_vdb.quarantine")
 
 Q = TypeVar("Q", bound="Quarantine")
 
@@ -62,6 +66,13 @@ class Quarantine:
                 hint="mend the row, or leave out --on-error fail to set such rows aside",
             )
         self.count += 1
+        fields = {"file": file, "row": row, "offset": offset, "reason": reason}
+        log_event(
+            _log,
+            "quarantined",
+            f"{file}, row {row}: {reason}",
+            fields=fields,
+        )
         entry = _Entry(file, row, offset, reason, raw)
         if self._path is None:
             return

@@ -23,6 +23,7 @@ class IngestReport:
         reading: Seconds spent on reading; the three below run side by side.
         embedding: Seconds spent on embedding.
         writing: Seconds spent on writing.
+        retries: Requests that were made again because the store did not answer.
         total: Rows of the corpus, where that is known.
         dry_run: Nothing was written.
         interrupted: The ingest was asked to stop before its end.
@@ -39,6 +40,7 @@ class IngestReport:
     reading: float = 0.0
     embedding: float = 0.0
     writing: float = 0.0
+    retries: int = 0
     total: int | None = None
     dry_run: bool = False
     interrupted: bool = False

@@ -9,12 +9,15 @@ stages are in `_ingest_job`.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from enum import Enum
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,12 +28,15 @@ from nexus_vdb.collection import Collection
 from nexus_vdb.corpus import FieldMap, open_corpus
 from nexus_vdb.errors import ConfigError, SourceError, StoreNotFound
 from nexus_vdb.interfaces import Source, SupportsVectors
+from nexus_vdb.logs import log_event, on_retry
 from nexus_vdb.pipelines._ingest_job import Batch, Job, Progress
 from nexus_vdb.quarantine import Quarantine, QuarantineSource, Rest
 from nexus_vdb.reports import IngestReport
 from nexus_vdb.settings import Settings, make_settings
 
 __all__ = ["IngestSettings", "OnError", "ingest", "make_ingest"]
+
+_log = logging.getLogger("nexus_vdb.ingest")
 
 _READ = 512  # documents asked for in one call
 
@@ -70,6 +76,9 @@ class IngestSettings(Settings):
     on_error: OnError = OnError.QUARANTINE
     quarantine: Path | None = Path("quarantine.jsonl")
     replay: Path | None = None
+    log_json: bool = False
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    metrics_host: str = "127.0.0.1"
 
     def fields(self) -> FieldMap:
         """Which field of a row means what."""
@@ -90,6 +99,7 @@ def ingest(
     settings: IngestSettings,
     *,
     source: Source | None = None,
+    report: IngestReport | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> IngestReport:
@@ -100,6 +110,7 @@ def ingest(
         settings: See `IngestSettings`; `replay` names a quarantine file to read instead of
             `sources`, and to clear of what can be stored.
         source: Read instead of `settings.sources`.
+        report: Where to count, for somebody who watches it; a new one by default.
         progress: Called with the growing report, from more than one thread but never at once.
         stop: Once set, the batch in hand is finished and the rest left for the next run.
 
@@ -109,10 +120,12 @@ def ingest(
         FingerprintMismatch: the store was filled by another model.
     """
     started = time.perf_counter()
+    report = IngestReport() if report is None else report
     source = source or _source(settings)
     _reach(collection)
-    report = IngestReport(total=_total(source, settings), dry_run=settings.dry_run)
-    with _quarantine(source, settings) as bad_rows:
+    report.total, report.dry_run = _total(source, settings), settings.dry_run
+    log_event(_log, "start", f"ingest into {collection.url}", fields=_what(settings, report))
+    with on_retry(partial(_count_retry, report)), _quarantine(source, settings) as bad_rows:
         batches = _read(source, settings, bad_rows, report)
         first = next(batches, None)
         if first is None and not report.quarantined and not settings.replay:
@@ -130,7 +143,25 @@ def ingest(
         if isinstance(bad_rows, Rest) and not report.interrupted:
             bad_rows.settle()
     report.seconds = round(time.perf_counter() - started, 3)
+    log_event(
+        _log, "finish", "interrupted" if report.interrupted else "done", fields=asdict(report)
+    )
     return report
+
+
+def _what(settings: IngestSettings, report: IngestReport) -> dict[str, Any]:
+    replay = str(settings.replay) if settings.replay else None
+    return {
+        "store": settings.store,
+        "sources": settings.sources,
+        "replay": replay,
+        "total": report.total,
+        "dry_run": settings.dry_run,
+    }
+
+
+def _count_retry(report: IngestReport) -> None:
+    report.retries += 1
 
 
 def _source(settings: IngestSettings) -> Source:

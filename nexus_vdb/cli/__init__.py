@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]
     try:
-        with _nexus_vdb.make_context("nexus-vdb", words) as context:
+        with _nexus_vdb.make_context("nexus-vdb", list(words), obj=words) as context:
             code: Any = _nexus_vdb.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as end:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +24,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 __all__ = [
+    "LINE_SECONDS",
     "STORES",
     "as_json",
+    "command_line",
     "config_option",
+    "eta",
     "examples",
     "model_option",
     "note",
@@ -34,6 +40,9 @@ __all__ = [
     "stopping",
     "store_option",
 ]
+
+LINE_SECONDS = 10.0
+"""Between two lines of progress in a log."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,14 +108,43 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int | None, str], None]]:
-    """A bar on standard error, if that is a terminal: `update(done, total, note)`."""
+def progress_bar(
+    title: str, *, lines: bool = False
+) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A bar on standard error, if that is a terminal: `update(done, total, note)`.
+
+    Args:
+        title: What is counted.
+        lines: Where it is no terminal, write a plain line every ten seconds.
+    """
     if not sys.stderr.isatty():
-        yield lambda done, total, note: None
+        yield _Lines(title) if lines else lambda done, total, note: None
         return
     with _bar() as bar:
         task = bar.add_task(title, total=None, note="")
         yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+
+
+class _Lines:
+    """Progress for a log file."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int | None, text: str) -> None:
+        now = time.monotonic()
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        of = f" of {total:,}, {eta(done, total, now - self._started)} left" if total else ""
+        note(f"{self._title}: {done:,}{of}; {text}")
+
+
+def eta(done: int, total: int, seconds: float) -> str:
+    """The time that the rest will take at the rate so far, as hours:minutes:seconds."""
+    left = round(seconds * max(total - done, 0) / done) if done else 0
+    return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
 
 
 def _bar() -> Progress:
@@ -125,20 +163,37 @@ def _bar() -> Progress:
 
 
 @contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts as usual."""
+def stopping(say: Callable[[str], None] | None = None) -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second one ends the process as usual.
+
+    Args:
+        say: Told what happens; by default a line on standard error.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        note("finishing the batch in hand; Ctrl-C again stops at once")
+        for one, old in before.items():
+            signal.signal(one, old)
+        (say or _write)("finishing the batch in hand; a second signal stops at once")
         stop.set()
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {one: signal.signal(one, handle) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, old in before.items():
+            signal.signal(one, old)
+
+
+def _write(text: str) -> None:
+    # Not by way of `sys.stderr`: the signal may have come in the middle of a write to it.
+    os.write(2, f"{text}\n".encode())
+
+
+def command_line() -> str:
+    """The command that is running, to be copied into a shell."""
+    words = click.get_current_context().find_root().obj
+    return shlex.join(["nexus-vdb", *(words or sys.argv[1:])])
