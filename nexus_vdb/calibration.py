@@ -45,7 +45,7 @@ Point: TypeAlias = dict[str, Any]
 
 _GROWTH = 1.2
 _FIRST = 20_000  # records read of a store that draws none
-_QUERIES, _QUERY_WORDS, _TOP = 200, 16, 10
+_QUERIES, _QUERY_WORDS, _TOP = 300, 16, 10
 _FIRST_SHARE, _LEAST = 1 / 256, 100
 _LOW = 0.9  # recall below which nobody needs a measurement
 _WORTH = 0.002  # gained by twice the candidates; below, what is lost is lost elsewhere

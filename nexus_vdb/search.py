@@ -58,7 +58,7 @@ Of 10,000 to 200,000 texts it was 0.56 to 0.67, for k from 10 to 100 one less 0.
 
 _LEAST, _LEAST_PER_HIT = 200, 10
 _DEFAULT_SHARE = 0.03  # where nothing has been measured
-_CANDIDATE_COST = 100.0  # of gathering and comparing one, in codes scanned
+_CANDIDATE_COST = 300.0  # of gathering and comparing one, in codes scanned
 
 
 def has_hash(info: StoreInfo) -> bool:

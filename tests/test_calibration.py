@@ -115,7 +115,7 @@ def test_points_hold_the_recall_of_their_candidates() -> None:
 
     found = calibrate(store, queries)
     assert store.info().meta["calibration"] == found
-    assert (found["n"], found["queries"], len(asked)) == (COUNT, 200, 1)
+    assert (found["n"], found["queries"], len(asked)) == (COUNT, 300, 1)
     row_of = {id_: row for row, id_ in enumerate(records.ids)}
     own = [row_of[id_] for id_ in asked[0].ids]
     assert 3 <= len(found["points"]) <= 15
