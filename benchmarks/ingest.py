@@ -11,11 +11,13 @@ is made of whatever is there, so the long parts can be run one by one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 CLI = (sys.executable, "-c", "from nexus_vdb.cli import main; main()")
 INPUTS = (sys.executable, str(HERE / "ingest_inputs.py"))
 RESULTS = "results.json"
+LOOK = 0.02  # seconds
 _BYTES = 1 if sys.platform == "darwin" else 1024  # that `ru_maxrss` counts in
 
 
@@ -66,11 +69,23 @@ class Bench:
         return f"{scheme}://{self.work / name}"
 
 
+def own_memory(process: subprocess.Popen[str], peaks: list[int]) -> None:
+    """Follow the memory of a process that is no mapped file, until it ends; in bytes."""
+    status = Path(f"/proc/{process.pid}/status")
+    while process.returncode is None:
+        with contextlib.suppress(OSError):
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            peaks.append(int(lines.get("RssAnon", "0").split()[0]) * 1024)
+        time.sleep(LOOK)
+
+
 def measured(*words: str) -> Result:
     """Run a command that prints JSON last; its own words, wall seconds and peak memory in MB."""
+    peaks = [0]
     started = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=HERE.parent) as process:
         assert process.stdout is not None
+        threading.Thread(target=own_memory, args=(process, peaks), daemon=True).start()
         said = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -80,7 +95,8 @@ def measured(*words: str) -> Result:
     peak = usage.ru_maxrss * _BYTES / 1e6
     told = json.loads(said.splitlines()[-1])
     cpu = usage.ru_utime + usage.ru_stime
-    return {"told": told, "wall": round(wall, 2), "cpu": round(cpu, 2), "peak_mb": round(peak)}
+    times = {"wall": round(wall, 2), "cpu": round(cpu, 2)}
+    return {"told": told, "peak_mb": round(peak), "own_mb": round(max(peaks) / 1e6)} | times
 
 
 def ingest(corpus: str, store: str, *options: str) -> Result:
@@ -108,15 +124,20 @@ def kills(bench: Bench) -> Units:
     yield f"kills {count}", lambda: measured(*words)
 
 
+def chunk(bench: Bench) -> Units:
+    """Cut one long document into chunks."""
+    yield f"chunk {bench.megabytes:g}", lambda: measured(*INPUTS, "chunk", _document(bench))
+
+
 def document(bench: Bench) -> Units:
-    """Cut one long document, and ingest it."""
+    """Ingest it."""
+    name = f"document {bench.megabytes:g}"
+    yield name, lambda: ingest(_document(bench), bench.fresh("document"))
+
+
+def _document(bench: Bench) -> str:
     size = f"{bench.megabytes:g}"
-
-    def corpus() -> str:
-        return bench.made("document", f"document-{size}.jsonl", "--megabytes", size)
-
-    yield f"chunk {size}", lambda: measured(*INPUTS, "chunk", corpus())
-    yield f"document {size}", lambda: ingest(corpus(), bench.fresh("document"))
+    return bench.made("document", f"document-{size}.jsonl", "--megabytes", size)
 
 
 def memory(bench: Bench) -> Units:
@@ -159,10 +180,11 @@ def vectors(bench: Bench) -> Units:
 PARTS: dict[str, Callable[[Bench], Units]] = {
     "scifact": scifact,
     "vectors": vectors,
-    "document": document,
+    "chunk": chunk,
     "kills": kills,
     "rate": rate,
     "memory": memory,
+    "document": document,
 }
 
 
