@@ -203,9 +203,8 @@ def _over_probes(measure: _Measure, count: int) -> None:
     for probes in _PROBES:
         point = measure.at(base["candidates"], probes)
         lost[probes] = base["recall"] - point["recall"]
-        if point["recall"] == base["recall"]:
-            # No lists, or too few to tell.
-            measure.points.remove(point)
+        if probes == _PROBES[0] and point["recall"] == base["recall"]:
+            measure.points.remove(point)  # this store has no lists
             return
     for target in _TARGETS:
         likely = [

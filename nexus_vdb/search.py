@@ -58,7 +58,9 @@ Of 10,000 to 200,000 texts it was 0.56 to 0.67, for k from 10 to 100 one less 0.
 
 _LEAST, _LEAST_PER_HIT = 200, 10
 _DEFAULT_SHARE = 0.03  # where nothing has been measured
-_CANDIDATE_COST = 300.0  # of gathering and comparing one, in codes scanned
+# What a search costs, in codes scanned one after the other: a candidate to gather and compare, and
+# where only some lists are visited, a code to pick out and a candidate among its near ones.
+_CANDIDATE, _LISTED_CODE, _LISTED_CANDIDATE = 280.0, 6.0, 150.0
 
 
 def has_hash(info: StoreInfo) -> bool:
@@ -236,7 +238,10 @@ def reaches(point: dict[str, Any], target: float) -> bool:
 
 def cost(point: dict[str, Any], count: int) -> float:
     """Of a search of `count` records with a point's candidates and probes, in codes scanned."""
-    return float(point["probes"] * count + _CANDIDATE_COST * point["candidates"])
+    candidates, probes = float(point["candidates"]), float(point["probes"])
+    if probes >= 1:
+        return count + _CANDIDATE * candidates
+    return _LISTED_CODE * probes * count + _LISTED_CANDIDATE * candidates
 
 
 def _scale(grown: float, k: int) -> float:
