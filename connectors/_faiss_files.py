@@ -5,6 +5,7 @@
     lock                      held by the one writer
     segments/00000003/        immutable rows; see `_faiss_segment`
         dead-00000007.u32     rows deleted since, named by the manifest
+        codes-00000007.u64    codes given since, named by the manifest
 
 Numbers are generations: every commit has the next one. Whatever the manifest does not name is a
 leftover of a write that was cut off.
@@ -24,6 +25,7 @@ from nexus_vdb.folders import write_durably
 from nexus_vdb.types import StoreSchema
 
 __all__ = [
+    "CODES",
     "MANIFEST",
     "Manifest",
     "SegmentEntry",
@@ -33,8 +35,11 @@ __all__ = [
     "write_manifest",
 ]
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no lists, and codes in one place only; it is still read."""
+
 MANIFEST = "manifest.json"
+CODES = "codes.u64"
 _REBUILD = "ingest again into a new folder, or restore this one from a copy"
 
 
@@ -46,11 +51,15 @@ class SegmentEntry:
         name: Folder under `segments`.
         rows: Rows in its files, dead ones included.
         dead: File of its dead rows, "" for none.
+        codes: File of its codes.
+        lists: Number of its coarse lists, 0 for none.
     """
 
     name: str
     rows: int
     dead: str = ""
+    codes: str = CODES
+    lists: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        if value["format"] != FORMAT:
+        if value["format"] not in (1, FORMAT):
             raise StoreError(
                 f"{folder} has format {value['format']}, this version reads format {FORMAT}",
                 hint="use the version of nexus-vdb that wrote it, or ingest into a new folder",
@@ -115,12 +124,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def sweep(folder: Path, manifest: Manifest) -> None:
     """Remove what the manifest does not name; what another process still maps may stay."""
-    entries = {entry.name: entry.dead for entry in manifest.segments}
+    entries = {entry.name: (entry.dead, entry.codes) for entry in manifest.segments}
     for path in (folder / "segments").glob("*"):
         if path.name not in entries:
             shutil.rmtree(path, ignore_errors=True)
             continue
-        _unlink(old for old in path.glob("dead-*") if old.name != entries[path.name])
+        changing = (*path.glob("dead-*"), *path.glob("codes*"))
+        _unlink(old for old in changing if old.name not in entries[path.name])
     _unlink(old for old in folder.glob("meta-*.json*") if old.name != manifest.meta)
     _unlink([folder / f"{MANIFEST}.tmp"])
 

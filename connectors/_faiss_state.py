@@ -1,34 +1,38 @@
-"""One consistent state of the FAISS store, read and searched; writes make a new one."""
+"""One consistent state of the FAISS store; writes make a new one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nexus_vdb.connectors._faiss_files import Manifest, read_json, read_manifest
 from nexus_vdb.connectors._faiss_filter import FilterColumns
-from nexus_vdb.connectors._faiss_scan import HashScan, best_codes
+from nexus_vdb.connectors._faiss_halves import Halves, Mask
+from nexus_vdb.connectors._faiss_lists import LISTED
+from nexus_vdb.connectors._faiss_scan import HashScan
 from nexus_vdb.connectors._faiss_segment import Segment, corrupt, sought
 from nexus_vdb.errors import StoreCorrupt
 from nexus_vdb.filters import Filter
-from nexus_vdb.ranking import TIE, Rows, best_rows, cut_vectors
+from nexus_vdb.ranking import Rows
 from nexus_vdb.records import join_records, no_records, take_records
 from nexus_vdb.types import Floats, Records
 
-__all__ = ["State", "View", "load_state"]
+__all__ = ["State", "View", "load_state", "worth_merging"]
 
-_BLOCK = 16384
-"""Rows that an exact search holds as float32 at a time: 48 MiB at 768 dimensions."""
+_FAN = 8
+"""Segments of like size that are merged into one: a row is rewritten log8(n / 512) times."""
 
-_QUERIES = 256
-"""Queries of an exact search that share a pass."""
+_SMALLEST = 512
+"""Segments below this count as of like size."""
 
-Mask = npt.NDArray[np.bool_]
+_T = TypeVar("_T", bound=np.generic)
+_Pick: TypeAlias = Callable[[Segment, Rows], npt.NDArray[_T]]
 
 
 class View:
@@ -50,30 +54,55 @@ class View:
         columns: FilterColumns | None = None,
     ) -> None:
         self.segment = segment
-        self.dead_file = dead_file
+        self.entry = replace(segment.entry, dead=dead_file)
+        """As the manifest names it."""
         self._columns = columns or FilterColumns(segment)
         self.live: Mask | None = None
+        """By row, bool `[n]`; None where none was deleted."""
         if dead is not None and len(dead):
             self.live = np.ones(segment.rows, dtype=bool)
             self.live[dead] = False
         self.count = segment.rows if self.live is None else int(self.live.sum())
 
     @cached_property
+    def live_places(self) -> Mask | None:
+        """As `live`, by place."""
+        return None if self.live is None else self.segment.by_place(self.live)
+
+    @cached_property
     def scan(self) -> HashScan:
-        """The hash scan over the live rows."""
-        return HashScan(self.segment.codes, None if self.live is None else self.rows(None))
+        """The hash scan over the live places."""
+        return HashScan(self.segment.codes, self.live_places)
 
     @property
     def dead(self) -> Rows:
         """The deleted rows, rising."""
         return np.zeros(0, np.int64) if self.live is None else np.flatnonzero(~self.live)
 
+    def mask(self, where: Filter | None) -> Mask | None:
+        """Which rows are live and match, bool `[n]`; None for all."""
+        if where is None:
+            return self.live
+        mask = self._columns.mask(where)
+        return mask if self.live is None else mask & self.live
+
     def rows(self, where: Filter | None) -> Rows:
         """Live rows that match, rising."""
-        if where is None:
-            return np.arange(self.segment.rows) if self.live is None else np.flatnonzero(self.live)
+        mask = self.mask(where)
+        return np.arange(self.segment.rows) if mask is None else np.flatnonzero(mask)
+
+    def places(self, where: Filter) -> Rows:
+        """Places of live rows that match, rising."""
         mask = self._columns.mask(where)
-        return np.flatnonzero(mask if self.live is None else mask & self.live)
+        return np.flatnonzero(
+            self.segment.by_place(mask if self.live is None else mask & self.live)
+        )
+
+    @property
+    def is_untidy(self) -> bool:
+        """Whether writing it anew would make searching it quicker."""
+        listed = self.segment.lists is not None or self.segment.rows < LISTED
+        return self.live is not None or not listed
 
     def living(self, found: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         """Those of the pairs whose row, the second, is not deleted."""
@@ -83,6 +112,11 @@ class View:
         """The same with more rows deleted."""
         dead = np.union1d(self.dead, rows)
         return View(self.segment, dead=dead, dead_file=dead_file, columns=self._columns)
+
+    def recoded(self, codes_file: str) -> View:
+        """The same with another file of codes."""
+        segment, dead_file = self.segment.recoded(codes_file), self.entry.dead
+        return View(segment, dead=self.dead, dead_file=dead_file, columns=self._columns)
 
 
 class State:
@@ -119,86 +153,92 @@ class State:
     def column(self, name: str, rows: Rows) -> list[Any]:
         """Values of an Arrow column, in the order of the rows."""
         values: list[Any] = [None] * len(rows)
-        for segment, places, local in self._by_segment(rows):
-            for place, value in zip(places.tolist(), segment.column(name, local), strict=True):
+        for segment, at, local in self._by_segment(rows):
+            for place, value in zip(at.tolist(), segment.column(name, local), strict=True):
                 values[place] = value
         return values
 
     def units(self, rows: Rows, width: int) -> Floats:
         """Renormalised vectors at a cut, float32 `[n, width]`."""
-        vectors = np.empty((len(rows), width), dtype=np.float32)
-        for segment, places, local in self._by_segment(rows):
-            vectors[places] = segment.units(local, width)
-        return vectors
+        return self._gather(rows, width, np.float32, lambda one, local: one.units(local, width))
+
+    def halves(self, rows: Rows, width: int) -> Halves:
+        """The first coordinates as they are stored, float16 `[n, width]`."""
+        return self._gather(rows, width, np.float16, lambda one, rows: one.vectors[rows, :width])
+
+    def prefixes(self, places: Rows) -> Halves:
+        """The vectors of the narrowest cut at some places, float16 `[n, c]`."""
+        width = self.manifest.schema.cuts[0]
+        return self._gather(places, width, np.float16, lambda one, local: one.prefix_at(local))
+
+    def rows_at(self, places: Rows) -> Rows:
+        """The row at each place of the store."""
+        rows = np.empty_like(places)
+        for segment, at, local in self._by_segment(places):
+            rows[at] = segment.rows_at(local) + (places[at] - local)
+        return rows
 
     def records(self, rows: Rows) -> Records:
         """Whole records, in the order of the rows."""
         parts, order = [no_records(self.manifest.schema.dim)], [np.zeros(0, dtype=np.int64)]
-        for segment, places, local in self._by_segment(rows):
+        for segment, at, local in self._by_segment(rows):
             parts.append(segment.records(local))
-            order.append(places)
+            order.append(np.arange(len(rows))[at])
         return take_records(join_records(parts), np.argsort(np.concatenate(order)).tolist())
+
+    def sample(self, count: int, seed: int) -> Rows:
+        """Different rows drawn evenly, in no order."""
+        random = np.random.default_rng(seed)
+        drawn = random.choice(self.count, min(count, self.count), replace=False)
+        rows, first = np.empty(len(drawn), dtype=np.int64), 0
+        for view, start in self.numbered():
+            mine = np.flatnonzero((drawn >= first) & (drawn < first + view.count))
+            rows[mine] = view.rows(None)[drawn[mine] - first] + start
+            first += view.count
+        return rows
+
+    def numbered(self) -> Iterator[tuple[View, int]]:
+        """Each segment, and the number of its first row (and place) in the store."""
+        yield from zip(self.views, self._starts.tolist(), strict=False)
+
+    def _gather(
+        self,
+        rows: Rows,
+        width: int,
+        kind: type[_T],
+        pick: Callable[[Segment, Rows], npt.NDArray[_T]],
+    ) -> npt.NDArray[_T]:
+        if len(self.views) == 1:
+            return pick(self.views[0].segment, rows)
+        found = np.empty((len(rows), width), dtype=kind)
+        for segment, at, local in self._by_segment(rows):
+            found[at] = pick(segment, local)
+        return found
 
     def _by_segment(self, rows: Rows) -> Iterator[tuple[Segment, Rows, Rows]]:
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(numbers):
-            places = np.flatnonzero(numbers == number)
-            yield self.views[number].segment, places, rows[places] - self._starts[number]
-
-    def candidates(self, logits: Floats, count: int, where: Filter | None) -> list[Rows]:
-        """For each query the matching rows with about the `count` best hash scores.
-
-        Args:
-            logits: float32 `[q, 64]`.
-            count: Rows wanted; ties may add some.
-            where: Applied before the scan.
-        """
-        found: list[list[tuple[Rows, Floats]]] = [[] for _ in logits]
-        for view, start in zip(self.views, self._starts, strict=False):
-            if where is None:
-                best = view.scan.best(logits, count)
-            else:
-                rows, codes = view.rows(where), view.segment.codes
-                best = [best_codes(one, codes, rows, count) for one in logits]
-            for mine, (rows, scores) in zip(found, best, strict=True):
-                mine.append((rows + start, scores))
-        return [_best(parts, count, slack=0.0) for parts in found]
-
-    def nearest(self, vectors: Floats, k: int, width: int, where: Filter | None) -> list[Rows]:
-        """For each query the k matching rows of highest cosine at a cut, and near ties with them.
-
-        Args:
-            vectors: float32 `[q, d]`.
-            k: Rows wanted.
-            width: The cut.
-            where: Applied before anything is compared.
-        """
-        matching, found = self.matching(where), []
-        for first in range(0, len(vectors), _QUERIES):
-            queries = cut_vectors(vectors[first : first + _QUERIES], width)
-            parts: list[list[tuple[Rows, Floats]]] = [[] for _ in queries]
-            for rows, units in self._blocks(matching, width):
-                for mine, scores in zip(parts, queries @ units.T, strict=True):
-                    best = best_rows(scores, k, slack=TIE)
-                    mine.append((rows[best], scores[best]))
-            found += [_best(mine, k, slack=TIE) for mine in parts]
-        return found
-
-    def _blocks(self, matching: list[Rows], width: int) -> Iterator[tuple[Rows, Floats]]:
-        for view, start, rows in zip(self.views, self._starts, matching, strict=False):
-            for first in range(0, len(rows), _BLOCK):
-                block = rows[first : first + _BLOCK]
-                whole = len(block) == block[-1] - block[0] + 1
-                picked = slice(int(block[0]), int(block[-1]) + 1) if whole else block
-                yield block + start, view.segment.units(picked, width)
+            at = np.flatnonzero(numbers == number)
+            yield self.views[number].segment, at, rows[at] - self._starts[number]
 
 
-def _best(parts: list[tuple[Rows, Floats]], count: int, *, slack: float) -> Rows:
-    if not parts:
-        return np.zeros(0, dtype=np.int64)
-    scores = np.concatenate([part for _, part in parts])
-    rows: Rows = np.concatenate([part for part, _ in parts])[best_rows(scores, count, slack=slack)]
-    return rows
+def worth_merging(views: Sequence[View]) -> list[View]:
+    """Views that should become one segment now; none if all is well.
+
+    Segments of like size are merged, `_FAN` at a time, so that there are never many and a row is
+    seldom rewritten.
+    """
+    tiers: dict[int, list[View]] = {}
+    for view in views:
+        tier, size = 0, view.count
+        while size >= _SMALLEST:
+            tier, size = tier + 1, size // _FAN
+        tiers.setdefault(tier, []).append(view)
+    for _, group in sorted(tiers.items()):
+        if len(group) >= _FAN:
+            return group
+    # A quarter of the rows being dead is worth a rewrite of the others.
+    return next(([view] for view in views if view.count < 0.75 * view.segment.rows), [])
 
 
 def load_state(folder: Path) -> State | None:
@@ -225,7 +265,7 @@ def _open(folder: Path, manifest: Manifest) -> State:
     views = []
     for entry in manifest.segments:
         path = folder / "segments" / entry.name
-        segment = Segment(path, entry.rows, manifest.schema)
+        segment = Segment(path, entry, manifest.schema)
         dead = _read(path / entry.dead, _read_rows) if entry.dead else None
         views.append(View(segment, dead=dead, dead_file=entry.dead))
     meta = _read(folder / manifest.meta, read_json) if manifest.meta else {}

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nexus_vdb.checks import (
     check_meta,
@@ -28,37 +29,26 @@ from nexus_vdb.checks import (
     check_selection,
     check_vectors,
 )
-from nexus_vdb.connectors._faiss_files import (
-    Manifest,
-    SegmentEntry,
-    sweep,
-    write_manifest,
-)
-from nexus_vdb.connectors._faiss_segment import (
+from nexus_vdb.connectors._faiss_files import Manifest, sweep, write_manifest
+from nexus_vdb.connectors._faiss_search import search
+from nexus_vdb.connectors._faiss_segment import Segment, sought
+from nexus_vdb.connectors._faiss_state import State, View, load_state, worth_merging
+from nexus_vdb.connectors._faiss_write import (
     Block,
-    Segment,
+    Codes,
     block_of,
     block_of_table,
-    sought,
     table_of_block,
     write_segment,
 )
-from nexus_vdb.connectors._faiss_state import State, View, load_state
 from nexus_vdb.errors import ConfigError, StoreError, StoreNotFound
 from nexus_vdb.filters import Filter
 from nexus_vdb.folders import FolderLock, write_durably
-from nexus_vdb.ranking import Rows, in_order, rerank
+from nexus_vdb.ranking import Rows
 from nexus_vdb.tables import vectors_of
 from nexus_vdb.types import Floats, Hit, QueryBatch, Records, SearchPlan, StoreInfo, StoreSchema
 
 __all__ = ["FaissStore"]
-
-_FAN = 8
-"""Segments of like size that are merged into one: a row is rewritten log8(n / 512) times."""
-
-_SMALLEST = 512
-"""Segments below this count as of like size."""
-
 
 _LOCKED = "wait until that writer has finished, or close that store; reading needs no lock"
 
@@ -135,16 +125,8 @@ class FaissStore:
         self, queries: QueryBatch, plan: SearchPlan, where: Filter | None = None
     ) -> list[list[Hit]]:
         """The k best by cosine: of all for "exact", else of the best candidates of the hash."""
-        state, cuts = self._state, plan.cuts
-        check_plan(queries, plan, state.manifest.schema.dim)
-        if plan.candidates == "exact":
-            cuts = cuts[-1:]
-            found = state.nearest(queries.vectors, plan.k, cuts[0], where)
-        else:
-            count = max(int(plan.candidates), plan.k)
-            found = state.candidates(queries.hash_logits, count, where)
-        pairs = zip(found, queries.vectors, strict=True)
-        return [_hits(state, rows, vector, plan.k, cuts) for rows, vector in pairs]
+        check_plan(queries, plan, self._state.manifest.schema.dim)
+        return search(self._state, queries, plan, where)
 
     def get(self, ids: Sequence[str]) -> Records:
         """The records of these ids, in this order; unknown ids are left out."""
@@ -247,7 +229,7 @@ class FaissStore:
     def _add(self, ids: list[str], block: Block) -> None:
         with self._writing() as state:
             new = self._write_segment(state, [block])
-            wanted = sought(ids)
+            wanted = sought(ids, None if block.hashes is None else block.hashes[0])
             replaced = [view.living(view.segment.rows_of_ids(wanted)) for view in state.views]
             dead = [np.array([row for _, row in pairs], np.int64) for pairs in replaced]
             self._commit(state, [*self._bury(state, dead), new])
@@ -278,10 +260,27 @@ class FaissStore:
             write_durably(self._folder / name, json.dumps(meta).encode())
             self._commit(state, state.views, meta=(name, meta))
 
+    def sample(self, count: int, *, seed: int = 0) -> Records:
+        """`count` different records drawn evenly from the whole store; all, if it has fewer."""
+        state = self._state
+        return state.records(state.sample(count, seed))
+
+    def recode(self, codes_of: Callable[[Floats], Codes]) -> None:
+        """Replace every code by that of its vector, all in one commit.
+
+        Args:
+            codes_of: Codes uint64 `[n]` of vectors float32 `[n, d]`.
+        """
+        with self._writing() as state:
+            name = f"codes-{state.manifest.generation + 1:08d}.u64"
+            for view in state.views:
+                self._write_beside(view, name, view.segment.codes_by(codes_of))
+            self._commit(state, [view.recoded(name) for view in state.views])
+
     def optimize(self) -> None:
         """Merge all segments into one and reclaim the space of deleted rows."""
         with self._writing() as state:
-            if len(state.views) > 1 or any(view.live is not None for view in state.views):
+            if len(state.views) > 1 or any(view.is_untidy for view in state.views):
                 self._merge(list(state.views))
 
     def close(self) -> None:
@@ -313,6 +312,9 @@ class FaissStore:
         folder = self._folder / "segments" / f"{state.manifest.generation + 1:08d}"
         return View(Segment(folder, write_segment(folder, blocks, schema), schema))
 
+    def _write_beside(self, view: View, name: str, array: npt.NDArray[Any]) -> None:
+        write_durably(self._folder / "segments" / view.entry.name / name, array.tobytes())
+
     def _bury(self, state: State, dead: list[Rows]) -> list[View]:
         views = []
         for view, rows in zip(state.views, dead, strict=True):
@@ -320,10 +322,8 @@ class FaissStore:
                 views.append(view)
             elif len(rows) < view.count:
                 name = f"dead-{state.manifest.generation + 1:08d}.u32"
-                less = view.without(rows, name)
-                path = self._folder / "segments" / view.segment.name / name
-                write_durably(path, less.dead.astype("<u4").tobytes())
-                views.append(less)
+                views.append(view.without(rows, name))
+                self._write_beside(view, name, views[-1].dead.astype("<u4"))
         return views
 
     def _commit(
@@ -332,9 +332,7 @@ class FaissStore:
         manifest = replace(
             state.manifest,
             generation=state.manifest.generation + 1,
-            segments=tuple(
-                SegmentEntry(view.segment.name, view.segment.rows, view.dead_file) for view in views
-            ),
+            segments=tuple(view.entry for view in views),
             meta=meta[0] if meta else state.manifest.meta,
         )
         write_manifest(self._folder, manifest)
@@ -342,43 +340,17 @@ class FaissStore:
         sweep(self._folder, manifest)
 
     def _tidy(self) -> None:
-        while group := _worth_merging(self._state.views):
+        while group := worth_merging(self._state.views):
             self._merge(group)
 
     def _merge(self, group: list[View]) -> None:
         state = self._state
         others = [view for view in state.views if view not in group]
-        blocks = (block for view in group for block in view.segment.blocks(view.live))
+        blocks = (one for view in group for one in view.segment.blocks(view.live, merging=True))
         self._commit(state, [*others, self._write_segment(state, blocks)])
 
 
 _OURS = {"segments", "lock", "manifest.json.tmp"}
-
-
-def _hits(state: State, rows: Rows, vector: Floats, k: int, cuts: tuple[int, ...]) -> list[Hit]:
-    rows, scores = rerank(rows, vector, k=k, cuts=cuts, fetch=state.units)
-    ids = state.column("id", rows)
-    order = in_order(scores, ids, k)
-    best = rows[order]
-    columns = (state.column(name, best) for name in ("document_id", "text", "metadata"))
-    return [
-        Hit(ids[place], document_id, float(scores[place]), text, json.loads(metadata))
-        for place, document_id, text, metadata in zip(order, *columns, strict=True)
-    ]
-
-
-def _worth_merging(views: Sequence[View]) -> list[View]:
-    tiers: dict[int, list[View]] = {}
-    for view in views:
-        tier, size = 0, view.count
-        while size >= _SMALLEST:
-            tier, size = tier + 1, size // _FAN
-        tiers.setdefault(tier, []).append(view)
-    for _, group in sorted(tiers.items()):
-        if len(group) >= _FAN:
-            return group
-    # A quarter of the rows being dead is worth a rewrite of the others.
-    return next(([view] for view in views if view.count < 0.75 * view.segment.rows), [])
 
 
 @contextmanager

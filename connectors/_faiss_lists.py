@@ -1,0 +1,206 @@
+"""Coarse lists of a large segment: near rows stand together, so that a search need not visit all.
+
+Vectors are projected on the leading axes of a sample and clustered in two levels, as a vocabulary
+tree (Nistér and Stewénius 2006, doi:10.1109/CVPR.2006.264): a row looks only into the clusters
+below its two nearest of the upper level, which costs a twentieth of comparing it with all lists
+and misplaces few.
+
+    lists.npz     axes float32 [c, p]; centroids float16 [l, p], unit rows; starts int64 [l + 1]
+    order.u32     uint32 [2, n]: the row at each place, the place of each row
+
+A place is a position in the order of the lists: list i has the places starts[i] to starts[i + 1].
+`codes.u64` and `prefix.f16` of such a segment stand in this order.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from nexus_vdb.connectors._faiss_halves import Halves, floats, highest
+from nexus_vdb.ranking import Rows
+from nexus_vdb.types import Floats
+
+__all__ = ["LISTED", "Lists", "list_rows", "read_lists"]
+
+LISTED = 50_000
+"""Rows from which a segment has lists: scanning fewer takes no longer than choosing among them."""
+
+_AXES = 96
+"""Leading axes that are clustered: at 64 more lists have to be visited, at 256 hardly fewer."""
+
+_MOST = 16_384
+_SAMPLE_PER_LIST = 32
+_SAMPLE = 1 << 25
+"""Values of the sample at most: 128 MiB."""
+
+_ROUNDS_ABOVE, _ROUNDS = 8, 6
+_BLOCK = 65_536
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lists:
+    """Which places are near what.
+
+    Attributes:
+        axes: float32 `[c, p]`: projects the narrowest vectors kept.
+        centroids: float16 `[l, p]`, unit rows.
+        starts: int64 `[l + 1]`: first place of each list, and the number of places.
+    """
+
+    axes: Floats
+    centroids: Halves
+    starts: Numbers
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    def nearest(self, units: Floats, share: float) -> list[Numbers]:
+        """For each query the lists to visit, rising; at least one.
+
+        Args:
+            units: Queries float32 `[q, c]`, at the width that the axes take.
+            share: Of all lists.
+        """
+        count = max(1, int(np.ceil(share * len(self))))
+        found = highest(self.centroids, units @ self.axes, count)
+        return [np.sort(lists) for lists, _ in found]
+
+    def places(self, lists: Numbers) -> tuple[list[slice], Rows]:
+        """The places of some lists: as slices, and one by one."""
+        begins, ends = self.starts[lists], self.starts[lists + 1]
+        sizes = ends - begins
+        shifts = begins - (np.cumsum(sizes) - sizes)
+        places = np.arange(int(sizes.sum())) + np.repeat(shifts, sizes)
+        return [slice(*pair) for pair in zip(begins.tolist(), ends.tolist(), strict=True)], places
+
+
+def read_lists(path: Path) -> Lists:
+    """The lists in a file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Lists(file["axes"], file["centroids"], file["starts"])
+    except (KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(str(error)) from error
+
+
+def list_rows(path: Path, halves: Halves, *, seed: int = 0) -> tuple[Rows, int]:
+    """Cluster rows, and write their lists.
+
+    Args:
+        path: Of the file to write; on disk when this returns.
+        halves: Unit rows, float16 `[n, c]`, which may be a mapped file.
+        seed: Of the sample.
+
+    Returns:
+        The row at each place, int64 `[n]`, and the number of lists.
+    """
+    count = len(halves)
+    wanted = min(_MOST, round(4 * count**0.5))
+    size = min(count, _SAMPLE_PER_LIST * wanted, _SAMPLE // halves.shape[1])
+    random = np.random.default_rng(seed)
+    sample = floats(halves[np.sort(random.choice(count, size, replace=False))])
+    axes = _leading(sample)
+    tree = _Tree.grow(_projected(sample, axes), wanted)
+    del sample
+    blocks = (floats(halves[start : start + _BLOCK]) for start in range(0, count, _BLOCK))
+    lists = np.concatenate([tree.assign(_projected(block, axes)) for block in blocks])
+    starts = np.zeros(len(tree.centroids) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(lists, minlength=len(tree.centroids)), out=starts[1:])
+    with path.open("wb") as file:
+        np.savez(file, axes=axes, centroids=tree.centroids.astype(np.float16), starts=starts)
+        file.flush()
+        os.fsync(file.fileno())
+    return np.argsort(lists, kind="stable"), len(tree.centroids)
+
+
+def _leading(sample: Floats) -> Floats:
+    # Not centred: inner products are kept, as far as so few axes can.
+    _, axes = np.linalg.eigh(sample.T @ sample)
+    return np.ascontiguousarray(axes[:, -_AXES:], dtype=np.float32)
+
+
+def _projected(units: Floats, axes: Floats) -> Floats:
+    projected = units @ axes
+    faiss.normalize_L2(projected)
+    return projected
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tree:
+    """Two levels of centroids: those below upper centroid i are first[i] to first[i + 1]."""
+
+    upper: Floats
+    centroids: Floats
+    first: Numbers
+
+    @classmethod
+    def grow(cls, sample: Floats, wanted: int) -> _Tree:
+        """Cluster a sample of unit rows into about `wanted` lists."""
+        upper = _clusters(sample, round(wanted**0.5), _ROUNDS_ABOVE)
+        below, parts, sizes = _nearest(sample, upper, 1)[:, 0], [], [0]
+        for number in range(len(upper)):
+            mine = sample[below == number]
+            if len(mine):
+                share = max(1, round(wanted * len(mine) / len(sample)))
+                parts.append(_clusters(mine, share, _ROUNDS))
+            sizes.append(sum(map(len, parts)))
+        return cls(upper, np.concatenate(parts), np.array(sizes, dtype=np.int64))
+
+    def assign(self, units: Floats) -> npt.NDArray[np.int32]:
+        """The list of each row: the best below its two nearest upper centroids."""
+        best = np.full(len(units), -np.inf, dtype=np.float32)
+        lists = np.zeros(len(units), dtype=np.int32)
+        for uppers in _nearest(units, self.upper, min(2, len(self.upper))).T:
+            for number, rows in _groups(uppers):
+                part = slice(int(self.first[number]), int(self.first[number + 1]))
+                if part.start == part.stop:
+                    continue
+                products = units[rows] @ self.centroids[part].T
+                places = products.argmax(axis=1)
+                scores = products[np.arange(len(rows)), places]
+                better = scores > best[rows]
+                best[rows[better]] = scores[better]
+                lists[rows[better]] = places[better] + part.start
+        return lists
+
+
+def _groups(numbers: Numbers) -> Iterator[tuple[int, Rows]]:
+    order = np.argsort(numbers, kind="stable")
+    found, starts = np.unique(numbers[order], return_index=True)
+    yield from zip(found.tolist(), np.split(order, starts[1:]), strict=True)
+
+
+def _clusters(sample: Floats, count: int, rounds: int) -> Floats:
+    if len(sample) <= count:
+        return sample
+    kmeans = faiss.Kmeans(
+        sample.shape[1],
+        count,
+        niter=rounds,
+        spherical=True,
+        seed=1,
+        min_points_per_centroid=1,
+        max_points_per_centroid=256,
+    )
+    kmeans.train(sample)
+    return np.asarray(kmeans.centroids)
+
+
+def _nearest(units: Floats, centroids: Floats, count: int) -> Numbers:
+    index = faiss.IndexFlatIP(units.shape[1])
+    index.add(centroids)
+    return np.asarray(index.search(units, count)[1])

@@ -1,0 +1,246 @@
+"""Writing a segment of the FAISS store: a stream of blocks, from records or from other segments."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from nexus_vdb.connectors._faiss_files import CODES, SegmentEntry
+from nexus_vdb.connectors._faiss_halves import Halves, floats
+from nexus_vdb.connectors._faiss_lists import LISTED, list_rows
+from nexus_vdb.errors import StoreError
+from nexus_vdb.folders import fsync_folder
+from nexus_vdb.ranking import Rows, cut_vectors
+from nexus_vdb.records import take_records
+from nexus_vdb.tables import codes_of, hex_array, table_schema, vector_array, vectors_of
+from nexus_vdb.types import Records, StoreSchema
+
+__all__ = [
+    "COLUMNS",
+    "DOCUMENT",
+    "ID",
+    "Block",
+    "Codes",
+    "block_of",
+    "block_of_table",
+    "hash_texts",
+    "table_of_block",
+    "write_segment",
+]
+
+COLUMNS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("document_id", pa.string()),
+        ("ordinal", pa.int32()),
+        ("text", pa.large_string()),
+        ("metadata", pa.large_string()),
+        ("content_hash", pa.string()),
+    ]
+)
+"""Of `rows.arrow`."""
+
+ID, DOCUMENT = 0, 1
+"""Rows of the hashes that are looked up."""
+
+_BATCH = 4096
+"""Rows of an Arrow batch at least, so that merged segments are not made of crumbs."""
+
+_SCANNED = (CODES, "prefix.f16")
+"""Files that a segment with lists has in their order."""
+
+_json = json.JSONEncoder(separators=(",", ":")).encode
+
+Codes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Rows on their way into a segment, in the form they have on disk.
+
+    Attributes:
+        table: The columns of `rows.arrow`.
+        vectors: float16 `[n, d]`.
+        codes: uint64 `[n]`.
+        prefix: float16 `[n, c]`; None to have it made of the vectors.
+        hashes: uint64 `[2, n]`, of ids and of document ids; None to have them made.
+    """
+
+    table: Any
+    vectors: Halves
+    codes: Codes
+    prefix: Halves | None = None
+    hashes: Codes | None = None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def block_of(records: Records, rows: Sequence[int]) -> Block:
+    """Some rows of records in the form they have on disk.
+
+    Raises:
+        StoreError: a text is not valid Unicode, or metadata are not JSON values.
+    """
+    if len(rows) < len(records):
+        records = take_records(records, rows)
+    try:
+        columns = [
+            records.ids,
+            records.document_ids,
+            records.ordinals,
+            records.texts,
+            [_json(one) for one in records.metadata],
+            records.content_hashes,
+        ]
+        arrays = [pa.array(one, kind.type) for one, kind in zip(columns, COLUMNS, strict=True)]
+    except (UnicodeEncodeError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"these records cannot be written: {error}",
+            hint="texts must be valid Unicode, and metadata JSON values",
+        ) from error
+    table = pa.RecordBatch.from_arrays(arrays, schema=COLUMNS)
+    hashes = np.stack([hash_texts(records.ids), hash_texts(records.document_ids)])
+    vectors, codes = records.vectors.astype("<f2"), records.codes.astype("<u8")
+    return Block(table, vectors, codes, hashes=hashes)
+
+
+def block_of_table(table: Any) -> Block:
+    """A batch with the columns of `nexus_vdb.tables` in the form it has on disk."""
+    rows = table.select(COLUMNS.names).cast(COLUMNS)
+    return Block(rows, vectors_of(table).astype("<f2"), codes_of(table).astype("<u8"))
+
+
+def table_of_block(block: Block, rows: slice) -> Any:
+    """Some rows with the columns of `nexus_vdb.tables`."""
+    part = block.table.slice(rows.start, rows.stop - rows.start)
+    columns = [
+        *(part.column(name) for name in COLUMNS.names),
+        vector_array(block.vectors[rows]),
+        hex_array(block.codes[rows]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=table_schema(block.vectors.shape[1]))
+
+
+def write_segment(folder: Path, blocks: Iterable[Block], schema: StoreSchema) -> SegmentEntry:
+    """Write a segment as a stream of blocks; on disk when it returns.
+
+    A large one is then put into the order of its lists, from its own files.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    hashes: list[Codes] = []
+    names = ["rows.arrow", "vectors.f16", CODES] + ["prefix.f16"] * (len(schema.cuts) > 1)
+    with ExitStack() as opened:
+        files = {name: opened.enter_context((folder / name).open("wb")) for name in names}
+        with pa.ipc.new_file(files["rows.arrow"], COLUMNS) as tables:
+            for block in _regroup(blocks):
+                tables.write_batch(block.table)
+                _write_arrays(files, block, schema.cuts[0])
+                hashes.append(_hashes_of(block))
+        rows = sum(one.shape[1] for one in hashes)
+        for name, file in files.items():
+            file.flush()
+            if rows < LISTED or name not in _SCANNED:
+                os.fsync(file.fileno())
+    lists = _put_in_lists(folder, rows, schema) if rows >= LISTED else 0
+    _write(folder / "lookup.bin", _lookup(np.concatenate(hashes, axis=1)))
+    fsync_folder(folder)
+    fsync_folder(folder.parent)
+    return SegmentEntry(folder.name, rows, lists=lists)
+
+
+def _put_in_lists(folder: Path, rows: int, schema: StoreSchema) -> int:
+    narrow, has_prefix = schema.cuts[0], len(schema.cuts) > 1
+    path = folder / ("prefix.f16" if has_prefix else "vectors.f16")
+    order, lists = list_rows(folder / "lists.npz", np.memmap(path, "<f2", "r", 0, (rows, narrow)))
+    places = np.empty(rows, dtype="<u4")
+    places[order] = np.arange(rows, dtype="<u4")
+    _write(folder / "order.u32", (order.astype("<u4"), places))
+    _reorder(folder / CODES, order, 8)
+    if has_prefix:
+        _reorder(path, order, 2 * narrow)
+    return lists
+
+
+def _reorder(path: Path, order: Rows, size: int) -> None:
+    stored = np.memmap(path, np.uint8, "r", 0, (len(order), size))
+    parts = (stored[order[start : start + _BATCH]] for start in range(0, len(order), _BATCH))
+    temporary = path.with_name(path.name + ".tmp")
+    _write(temporary, parts)
+    del stored, parts
+    temporary.replace(path)
+
+
+def _write(path: Path, arrays: Iterable[npt.NDArray[Any]]) -> None:
+    with path.open("wb") as file:
+        for array in arrays:
+            file.write(array.data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _regroup(blocks: Iterable[Block]) -> Iterator[Block]:
+    held: list[Block] = []
+    for block in blocks:
+        held.append(block)
+        if sum(map(len, held)) >= _BATCH:
+            yield _joined(held)
+            held = []
+    if held:
+        yield _joined(held)
+
+
+def _joined(blocks: list[Block]) -> Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    (table,) = pa.Table.from_batches([one.table for one in blocks]).combine_chunks().to_batches()
+    prefixes = [one.prefix for one in blocks if one.prefix is not None]
+    return Block(
+        table,
+        np.concatenate([one.vectors for one in blocks]),
+        np.concatenate([one.codes for one in blocks]),
+        np.concatenate(prefixes) if len(prefixes) == len(blocks) else None,
+        np.concatenate([_hashes_of(one) for one in blocks], axis=1),
+    )
+
+
+def _hashes_of(block: Block) -> Codes:
+    if block.hashes is not None:
+        return block.hashes
+    return np.stack([hash_texts(block.table.column(key).to_pylist()) for key in (ID, DOCUMENT)])
+
+
+def _write_arrays(files: Mapping[str, BinaryIO], block: Block, narrow: int) -> None:
+    files["vectors.f16"].write(np.ascontiguousarray(block.vectors).data)
+    files[CODES].write(np.ascontiguousarray(block.codes).data)
+    if "prefix.f16" in files:
+        prefix = block.prefix
+        if prefix is None:
+            prefix = cut_vectors(floats(block.vectors[:, :narrow]), narrow).astype("<f2")
+        files["prefix.f16"].write(np.ascontiguousarray(prefix).data)
+
+
+def _lookup(hashes: Codes) -> Iterator[npt.NDArray[Any]]:
+    orders = [np.argsort(one, kind="stable") for one in hashes]
+    for one, order in zip(hashes, orders, strict=True):
+        yield one[order].astype("<u8")
+    for order in orders:
+        yield order.astype("<u4")
+
+
+def hash_texts(texts: Sequence[str]) -> Codes:
+    """64 bits of each text, the same everywhere and always."""
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, dtype="<u8")
