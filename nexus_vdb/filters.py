@@ -21,7 +21,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias
 
 from nexus_vdb.errors import FilterError
@@ -220,15 +220,41 @@ def _parse_path(key: str) -> Path:
     return parts
 
 
+_DATE = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)"
+    r"(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?([Zz]|[+-]\d\d(?::?\d\d)?)?)?",
+    re.ASCII,
+)
+"""RFC 3339, and what is often seen of ISO 8601 beside it: the same with every version of Python."""
+
+
 def parse_date(text: str) -> datetime | None:
-    """The instant an ISO 8601 string names (UTC where it has no offset), or None."""
-    if len(text) < 10 or not text[:4].isdigit() or text[4] != "-":
+    """The instant an ISO 8601 string names (UTC where it has no offset), or None.
+
+    A day; or a day, "T" or a space, and a time to minutes, seconds or parts of a second, of which
+    microseconds count; then nothing, "Z" or an offset such as +02:00, +0200 or +02.
+    """
+    found = _DATE.fullmatch(text)
+    if found is None:
         return None
+    *numbers, part, offset = found.groups()
     try:
-        date = datetime.fromisoformat(text[:-1] + "+00:00" if text[-1] in "zZ" else text)
+        zone = _zone(offset) if offset else timezone.utc
+        year, month, day, hour, minute, second = (int(number or 0) for number in numbers)
+        micro = int((part or "")[:6].ljust(6, "0"))
+        return datetime(year, month, day, hour, minute, second, micro, zone)
     except ValueError:
         return None
-    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+
+
+def _zone(offset: str) -> timezone:
+    if offset in "Zz":
+        return timezone.utc
+    hours, minutes = int(offset[1:3]), int(offset[3:].removeprefix(":") or 0)
+    if hours > 23 or minutes > 59:
+        raise ValueError(offset)
+    distance = timedelta(hours=hours, minutes=minutes)
+    return timezone(-distance if offset[0] == "-" else distance)
 
 
 def values_at(metadata: Metadata, path: Path) -> list[Any]:
