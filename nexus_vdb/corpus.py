@@ -10,8 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-import numpy as np
-
 from nexus_vdb.errors import ConfigError
 from nexus_vdb.filesystems import find_files
 from nexus_vdb.idset import IdSet
@@ -87,8 +85,7 @@ class RowSource(ABC):
                 "no field is named as the one that holds vectors", hint="give --vector-field NAME"
             )
         reader = RowReader(self.fields, on_bad_row, with_vectors=True)
-        for documents, vectors in reader.batches(self.files(), batch_size):
-            yield documents, np.stack(vectors)
+        yield from reader.batches(self.files(), batch_size)
 
 
 class Corpus(RowSource):

@@ -122,8 +122,8 @@ class RowReader:
 
     def batches(
         self, files: Iterable[RowFile], batch_size: int
-    ) -> Iterator[tuple[list[Document], list[Floats]]]:
-        """Documents and (if asked for) their vectors.
+    ) -> Iterator[tuple[list[Document], Floats]]:
+        """Documents and their vectors `[n, d]`; `[n, 0]` where they are not asked for.
 
         A file that cannot be read to its end gives its good rows, then counts as one bad row, and
         the next file is read.
@@ -202,7 +202,11 @@ class RowReader:
         vector = self._vector(value) if self._with_vectors else _NO_VECTOR
         title = value.get(fields.title)
         special = self._special
-        metadata = {name: json_value(one) for name, one in value.items() if name not in special}
+        metadata = {
+            name: one if one is None or type(one) is str else json_value(one)
+            for name, one in value.items()
+            if name not in special
+        }
         document = Document(key, text, metadata, title if isinstance(title, str) else "")
         return _Held(row, document, vector)
 
@@ -219,13 +223,13 @@ class RowReader:
             raise _Unusable(f"{name!r} is not a list of numbers")
         return np.asarray(value)
 
-    def _settled(self, held: list[_Held]) -> Iterator[tuple[list[Document], list[Floats]]]:
+    def _settled(self, held: list[_Held]) -> Iterator[tuple[list[Document], Floats]]:
         """What of a batch are documents, now that all of it is there; bad rows in their order."""
-        usable = _usable([one.vector for one in held]) if self._with_vectors else None
-        documents, vectors = [], []
+        matrix = _matrix([one.vector for one in held]) if self._with_vectors else None
+        documents, vectors, kept = [], [], []
         for number, (row, document, vector, reason) in enumerate(held):
-            if document is not None and usable is not None:
-                reason = self._problem(vector, usable=usable[number])
+            if document is not None and self._with_vectors:
+                reason = self._problem(vector, sound=matrix is not None)
             if document is not None and not reason and not self._seen.add(document.id):
                 reason = duplicate(document.id)
             if reason or document is None:
@@ -233,13 +237,19 @@ class RowReader:
                 continue
             documents.append(document)
             vectors.append(vector)
-        if documents:
-            yield documents, vectors
+            kept.append(number)
+        if not documents:
+            return
+        if matrix is None:
+            matrix = np.stack(vectors)
+        elif len(kept) < len(matrix):
+            matrix = matrix[kept]
+        yield documents, matrix
 
-    def _problem(self, vector: Floats, *, usable: bool) -> str:
-        """Why a vector cannot be used, "" if it can."""
+    def _problem(self, vector: Floats, *, sound: bool) -> str:
+        """Why a vector cannot be used, "" if it can; sound ones have been looked at already."""
         name = self._fields.vector
-        if not usable:
+        if not sound and not (np.isfinite(vector).all() and vector.any()):
             return f"{name!r} has a value that is not finite, or zeros only"
         self._width = self._width or len(vector)
         if len(vector) != self._width:
@@ -254,15 +264,14 @@ class RowReader:
         self._on_bad_row(file=row.file, row=row.number, offset=row.offset, reason=reason, raw=raw)
 
 
-def _usable(vectors: Sequence[Floats]) -> list[bool]:
-    """Of each vector whether all of its values are finite, and one is not zero."""
-    if len({len(vector) for vector in vectors}) == 1:
-        matrix = np.stack(vectors)
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.einsum("ij,ij->i", matrix, matrix)
-        if (np.isfinite(squares) & (squares > 0)).all():
-            return [True] * len(vectors)
-    return [bool(np.isfinite(vector).all() and vector.any()) for vector in vectors]
+def _matrix(vectors: Sequence[Floats]) -> Floats | None:
+    """Vectors as rows, if all have the same width, finite values, and one that is not zero."""
+    if len({len(vector) for vector in vectors}) != 1:
+        return None
+    matrix = np.stack(vectors)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", matrix, matrix)
+    return matrix if (np.isfinite(squares) & (squares > 0)).all() else None
 
 
 def _require(head: Sequence[Row], missing: Mapping[str, str]) -> None:

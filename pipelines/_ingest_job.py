@@ -188,7 +188,7 @@ class Job:
             held.append((part, records))
             if not part.goes_on or sum(len(one) for _, one in held) >= _HELD:
                 started = time.perf_counter()
-                self._put(join_records([one for _, one in held]), part.stale)
+                self._put(_joined([one for _, one in held]), part.stale)
                 self._report.writing += time.perf_counter() - started
                 yield from (one for one, _ in held)
                 held = []
@@ -232,6 +232,10 @@ class Job:
         if self._progress is not None:
             with self._progress_lock:
                 self._progress(self._report)
+
+
+def _joined(parts: list[Records]) -> Records:
+    return parts[0] if len(parts) == 1 else join_records(parts)
 
 
 def _chunker(encoder: Encoder | None, settings: IngestSettings) -> Chunker | None:

@@ -29,6 +29,8 @@ __all__ = [
 PART = 512
 """Chunks embedded in one call: enough to sort by length, few enough to stop soon."""
 
+_canonical = json.JSONEncoder(sort_keys=True).encode  # `json.dumps` makes one for each call
+
 _GROUP_CHARACTERS = 4_000_000  # text that waits between two stages
 
 
@@ -80,7 +82,7 @@ class Part:
 def digest(document: Document, vector: Floats | None, how: list[Any]) -> str:
     """Of everything that decides the records of a document."""
     what = [document.text, document.title, document.metadata, how]
-    total = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    total = hashlib.sha256(_canonical(what).encode())
     if vector is not None:
         total.update(np.ascontiguousarray(vector, dtype="<f4").data)
     return total.hexdigest()[:32]
