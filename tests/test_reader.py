@@ -152,7 +152,7 @@ def test_hits_show_themselves() -> None:
         text = "<b>bold</b> & \"quoted\" 'text'\nnext"
         collection.add([text], ids=["<id>"], metadata=[{"tag": "<i>"}])
         hits = collection.search("bold", k=1)
-        assert repr(hits).startswith("1 hits, exact, ")
+        assert repr(hits).startswith("1 hit, exact, ")
         assert "<id>" in repr(hits)
         html = hits._repr_html_()
         assert "&lt;id&gt;" in html
