@@ -7,9 +7,11 @@ it; how it fails is in `qdrant_faults`.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from urllib.parse import unquote
 
 import qdrant_edge as engine
 
+from nexus_vdb.connectors._qdrant_address import Address
 from nexus_vdb.connectors._qdrant_edge import edge_config, edge_filter, edge_index, edge_query
 from tests.qdrant_faults import Fault, Handler, RefusedError, Request, check_strictly
 
@@ -61,6 +64,7 @@ class QdrantServer:
         self.requests: list[Request] = []
         self.collections: dict[str, Collection] = {}
         self.is_up = False
+        self._made = 0
         self._port = 0
         self._http: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
@@ -139,9 +143,8 @@ class QdrantServer:
         given = {key for key, value in body.items() if value is not None}
         if given - known:
             raise RefusedError(400, f"not understood here: {sorted(given - known)}")
-        shard = engine.EdgeShard.create(
-            str(self.folder / f"{len(self.collections)}"), edge_config(body)
-        )
+        self._made += 1
+        shard = engine.EdgeShard.create(str(self.folder / f"{self._made}"), edge_config(body))
         self.collections[name] = Collection(
             shard, body, body.get("metadata") or {}, dict(self.strict)
         )
@@ -182,6 +185,8 @@ class QdrantServer:
         return True
 
     def remove(self, name: str, body: None) -> bool:
+        if name not in self.collections:
+            return False
         self.collection(name).shard.close()
         del self.collections[name]
         return True
@@ -282,6 +287,22 @@ _ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", _NAME + "/points/count", QdrantServer.count),
     ("POST", _NAME + "/points", QdrantServer.retrieve),
 ]
+
+
+LIVE = os.environ.get("NEXUS_TEST_QDRANT_URL", "")
+"""`qdrant://HOST:PORT` of a real server, with or without options, to run the suite against."""
+
+
+@contextmanager
+def live_collection() -> Iterator[str]:
+    """A URL on the real server at which there is nothing yet, and nothing afterwards."""
+    base, _, options = LIVE.partition("?")
+    url = f"{base.rstrip('/')}/nexus_vdb_test_{uuid.uuid4().hex}?{options}".rstrip("?")
+    yield url
+    address = Address.parse(url)
+    client = address.connect()
+    client.delete_collection(address.collection)
+    client.close()
 
 
 @contextmanager

@@ -1,21 +1,14 @@
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from qdrant_client import models
-from qdrant_client.conversions.conversion import RestToGrpc
 
 from nexus_vdb.connectors._qdrant_address import Address
 from nexus_vdb.connectors._qdrant_client import Retry
-from nexus_vdb.connectors._qdrant_filter import condition_of
 from nexus_vdb.connectors._qdrant_options import Layout
-from nexus_vdb.connectors._qdrant_points import collection_config
-from nexus_vdb.connectors._qdrant_search import searches
 from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.connectors.qdrant import QdrantStore
 from nexus_vdb.errors import (
@@ -26,13 +19,12 @@ from nexus_vdb.errors import (
 from nexus_vdb.filters import parse_filter
 from nexus_vdb.testing.compare import Pair
 from nexus_vdb.testing.store import (
-    SAMPLE_FILTERS,
     StoreContract,
     sample_queries,
     sample_records,
 )
 from nexus_vdb.types import SearchPlan, StoreSchema
-from tests.qdrant_server import QdrantServer, quick_folder
+from tests.qdrant_server import LIVE, QdrantServer, live_collection, quick_folder
 
 SCHEMA = StoreSchema(dim=96, cuts=(32, 96), fingerprint="a" * 64, model="fake")
 QUICK = Retry(first=0.01, most=0.05)
@@ -60,20 +52,12 @@ class TestQdrantStore(StoreContract):
         return server.url("docs")
 
 
-LIVE = os.environ.get("NEXUS_TEST_QDRANT_URL", "")
-
-
 @pytest.mark.skipif(not LIVE, reason="NEXUS_TEST_QDRANT_URL names no server")
 class TestLiveQdrantStore(StoreContract):
     @pytest.fixture
     def store_url(self) -> Iterator[str]:
-        base, _, options = LIVE.partition("?")
-        url = f"{base.rstrip('/')}/nexus_vdb_test_{uuid.uuid4().hex}?{options}".rstrip("?")
-        yield url
-        address = Address.parse(url)
-        client = address.connect()
-        client.delete_collection(address.collection)
-        client.close()
+        with live_collection() as url:
+            yield url
 
 
 # What is sent
@@ -183,23 +167,6 @@ def test_uploads_stay_far_below_what_a_server_takes(server: QdrantServer) -> Non
 def test_coordinates_survive_the_shorter_numbers(server: QdrantServer, store: QdrantStore) -> None:
     records = sample_records(60, dim=96)
     np.testing.assert_allclose(store.get(records.ids).vectors, records.vectors, atol=2e-4)
-
-
-def test_every_filter_and_search_has_a_form_for_grpc() -> None:
-    for where in SAMPLE_FILTERS:
-        part = parse_filter(where)
-        assert part is not None
-        condition = models.Filter.model_validate(condition_of(part)[0])
-        assert RestToGrpc.convert_filter(condition).ByteSize() > 0
-    plan = SearchPlan(k=3, candidates=10, cuts=(32, 96))
-    [request] = searches(sample_queries(1, dim=96), plan, SCHEMA, None)
-    sent = RestToGrpc.convert_query_request(models.QueryRequest.model_validate(request), "docs")
-    assert sent.prefetch[0].prefetch[0].using == "hash"
-    assert not sent.prefetch[0].prefetch[0].params.quantization.rescore
-    config = models.CreateCollection.model_validate(collection_config(SCHEMA))
-    assert isinstance(config.vectors, dict)
-    sizes = {name: RestToGrpc.convert_vector_params(one) for name, one in config.vectors.items()}
-    assert sizes["d96"].size == 96
 
 
 # Meta

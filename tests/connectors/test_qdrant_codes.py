@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +18,23 @@ from nexus_vdb.registry import open_store
 from nexus_vdb.testing.compare import Pair, assert_same_records
 from nexus_vdb.testing.store import sample_queries, sample_records
 from nexus_vdb.types import Floats, SearchPlan, StoreSchema
-from tests.qdrant_server import QdrantServer, quick_folder
+from tests.qdrant_server import LIVE, QdrantServer, live_collection, quick_folder
 
 SCHEMA = StoreSchema(dim=96, cuts=(32, 96))
 
 
-@pytest.fixture(params=["server", "edge"])
+@pytest.fixture(params=["server", "edge", *(["live"] if LIVE else [])])
 def base(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A URL without options, at which there is nothing yet."""
-    with quick_folder() as folder, QdrantServer(folder) as server:
-        yield server.url("docs") if request.param == "server" else f"qdrant-edge://{folder}/index"
+    """A URL at which there is nothing yet."""
+    with ExitStack() as stack:
+        if request.param == "live":
+            yield stack.enter_context(live_collection())
+            return
+        folder = stack.enter_context(quick_folder())
+        if request.param == "edge":
+            yield f"qdrant-edge://{folder}/index"
+        else:
+            yield stack.enter_context(QdrantServer(folder)).url("docs")
 
 
 def fill(url: str, count: int) -> Pair:
@@ -103,7 +111,7 @@ def test_what_has_its_code_already_is_not_written(base: str) -> None:
 
 
 def test_a_store_with_a_graph_stays_one(base: str) -> None:
-    pair = fill(base + "?hnsw=16", 300)
+    pair = fill(f"{base}{'&' if '?' in base else '?'}hnsw=16", 300)
     for _ in range(2):
         assert pair.store.info().details["search"] == "graph"
         for candidates in (5, 300):
