@@ -189,8 +189,8 @@ def _over_candidates(measure: _Measure, count: int) -> None:
             break
         point = measure.at(max(point["candidates"] // 2, least))
     for target in _BETWEEN:
-        below = [one["candidates"] for one in measure.points if one["recall"] < target]
-        above = [one["candidates"] for one in measure.points if one["recall"] >= target]
+        below = [one["candidates"] for one in measure.points if not reaches(one, target)]
+        above = [one["candidates"] for one in measure.points if reaches(one, target)]
         if below and above:
             measure.at(round(math.sqrt(max(below) * min(above))))
 
