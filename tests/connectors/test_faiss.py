@@ -178,7 +178,7 @@ def test_small_writes_are_merged(folder: Path) -> None:
     for seed in range(30):
         store.upsert(sample_records(10, seed=seed, dim=96))
     assert store.count() == 300
-    assert store.info().details["segments"] < 8
+    assert store.info().details["segments"] < 16
     assert len(list((folder / "segments").iterdir())) == store.info().details["segments"]
     expected = sorted(sample_id(row, seed) for seed in range(30) for row in range(10))
     assert ids_of(store) == expected
