@@ -62,7 +62,7 @@ T = TypeVar("T")
 _HELD = 4096
 """Chunks of one document that wait to be written together: 12 MiB of vectors, 4 MB of text."""
 
-_VECTOR_BYTES = 24 << 20
+_VECTOR_BYTES, _VECTOR_ROWS = 12 << 20, 8192
 """Ready-made vectors written in one call: what a call costs by itself is shared by many."""
 
 
@@ -94,7 +94,7 @@ class Job:
         self._stop = stop
         self._encoder = collection.encoder if width is None else None
         self._chunker = _chunker(self._encoder, settings)
-        self._size = max(PART, _VECTOR_BYTES // (4 * width)) if width else PART
+        self._size = _rows_of(width) if width else PART
         schema = _schema(self._encoder, settings, width)
         self._store = _target(collection, schema, dry_run=settings.dry_run)
         if settings.sources and not settings.dry_run:
@@ -171,6 +171,7 @@ class Job:
             if self._encoder is None:
                 vectors = np.stack(part.vectors) if part.vectors else self._no_vectors()
                 queries = vector_queries(vectors, None)  # coded when written
+                part.vectors.clear()
             else:
                 queries = self._encoder.encode([self._text(chunk) for chunk in part.chunks])
             self._report.embedding += time.perf_counter() - started
@@ -232,6 +233,11 @@ class Job:
         if self._progress is not None:
             with self._progress_lock:
                 self._progress(self._report)
+
+
+def _rows_of(width: int) -> int:
+    """Ready-made vectors in one part."""
+    return max(PART, min(_VECTOR_ROWS, _VECTOR_BYTES // (4 * width)))
 
 
 def _joined(parts: list[Records]) -> Records:
