@@ -15,16 +15,17 @@ from pydantic import Field
 
 from nexus_vdb.errors import ModelError, SourceError
 from nexus_vdb.model.bundle import load_checkpoint, write_config
+from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.model.data import TokenTable, expand, read_texts
 from nexus_vdb.model.export import center_hash, export_onnx, parity, quantize
 from nexus_vdb.model.network import NexusModel, count_parameters
 from nexus_vdb.model.tokenizer import load_tokenizer
-from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.settings import Settings
 
 __all__ = ["ExportReport", "ExportSettings", "Precision", "run_export"]
 
 _PARITY = 1e-4
+_SHORT, _CALIBRATION = 12, 8  # tokens of a short text; batches of each length
 
 
 class Precision(str, Enum):
@@ -88,7 +89,7 @@ def run_export(
     max_tokens = min(settings.max_tokens, model.config.max_seq_len)
     write_config(model, settings.out, max_tokens=max_tokens, tokenizer=settings.tokenizer)
     say(f"writing {settings.precision.value} ONNX")
-    difference, cosine = _write_model(model, settings, batches[0])
+    difference, cosine = _write_model(model, settings, batches)
     _write_card(settings.out, model, step)
     size = (settings.out / "model.onnx").stat().st_size / 1e6
     return ExportReport(settings.out, step, parameters, size, difference, cosine)
@@ -111,9 +112,10 @@ def _sample(settings: ExportSettings) -> TokenTable:
 
 
 def _write_model(
-    model: NexusModel, settings: ExportSettings, batch: tuple[np.ndarray, np.ndarray]
+    model: NexusModel, settings: ExportSettings, batches: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[float, float]:
     """Write `model.onnx`; returns the float32 parity and the cosine to the float32 vectors."""
+    batch = batches[0]
     with torch.no_grad():
         exact = model(*map(torch.from_numpy, batch)).embedding.numpy()
     target = settings.out / "model.onnx"
@@ -128,7 +130,9 @@ def _write_model(
         else:
             tables = Path(folder) / "tables.onnx"
             export_onnx(model, tables, int8_tables=True)
-            quantize(tables, target)
+            # Beginnings as well: what people ask is shorter than what they search.
+            short = [(ids[:, :_SHORT], mask[:, :_SHORT]) for ids, mask in batches]
+            quantize(tables, target, [*short[:_CALIBRATION], *batches[:_CALIBRATION]])
     return difference, _cosine(target, exact, batch)
 
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 from torch import Tensor, nn
 
 from nexus_vdb.model.network import NexusModel
@@ -21,6 +31,8 @@ __all__ = ["OUTPUTS", "center_hash", "export_onnx", "parity", "quantize"]
 OUTPUTS = ("embedding", "semantic", "entity", "hash_logits")
 
 _OPSET = 18
+
+Batch: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 class Exported(nn.Module):
@@ -97,19 +109,58 @@ def export_onnx(model: NexusModel, path: Path, *, int8_tables: bool = False) -> 
     program.save(path, external_data=False)
 
 
-def quantize(source: Path, target: Path) -> None:
-    """Dynamic int8 of the matrix products, one scale a column; the tables are not touched."""
-    with TemporaryDirectory() as folder:
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    """Feeds batches to the calibrator, one after the other."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._feeds = iter([{"input_ids": ids, "attention_mask": mask} for ids, mask in batches])
+
+    def get_next(self) -> dict[str, npt.NDArray[np.int64]] | None:
+        return next(self._feeds, None)
+
+
+def quantize(source: Path, target: Path, batches: Iterable[Batch]) -> None:
+    """Int8 matrix products, one weight scale a column; the tables are not touched.
+
+    The scales of activations are fixed here, from what the batches give rise to. Scales found at
+    run time would be those of a whole batch, and a text's vector would depend on its neighbours.
+
+    Args:
+        source: ONNX in float32.
+        target: The file to write.
+        batches: Ids and mask int64 `[B, T]`, of short and long texts.
+    """
+    graph = onnx.load(source).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    with _quiet(), TemporaryDirectory() as folder:
         prepared = Path(folder) / "model.onnx"
         prepared.write_bytes(source.read_bytes())
-        logging.getLogger().setLevel(logging.ERROR)
-        quantize_dynamic(
+        quantize_static(
             prepared,
             target,
+            _Calibration(batches),
+            quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=[node.name for node in products if node.input[1] in constants],
             per_channel=True,
+            activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the advice that the quantizer logs."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def parity(

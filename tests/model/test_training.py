@@ -149,6 +149,8 @@ def test_export_gives_a_bundle_that_encodes_as_torch_does(
             wanted = model(torch.tensor([ids]), torch.ones(1, len(ids)).long())
         assert float(found.vectors[row] @ wanted.embedding[0].numpy()) > least
     np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-5)
+    alone = np.concatenate([encoder.encode([text]).vectors for text in texts])
+    np.testing.assert_allclose((alone * found.vectors).sum(axis=1), 1, atol=1e-5)
     assert encoder.cuts == (256, 512, 768)
     assert encoder.max_tokens == 48
 
