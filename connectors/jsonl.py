@@ -7,6 +7,7 @@ import io
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 from pyarrow.fs import LocalFileSystem
@@ -21,6 +22,7 @@ __all__ = ["JsonlSource"]
 
 _BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 16  # small, for what is in it is lost if the file ends too early
+_COMPRESSED = {".gz", ".zst", ".bz2", ".lz4", ".br"}
 _DAMAGE = (OSError, EOFError, zlib.error)
 _LINE_LIMIT = 128 << 20  # a longer line is refused, for it would have to fit in memory
 _KEPT = 4096  # bytes of a refused longer line that are handed on
@@ -45,6 +47,22 @@ class JsonlSource(RowSource):
     def size(self) -> int | None:
         """None: the lines would have to be counted."""
         return None
+
+    def estimate(self) -> int | None:
+        """Rows, by the length of the first ones; None for compressed and remote files."""
+        if self._filesystem.type_name != "local" or any(
+            PurePath(path).suffix.lower() in _COMPRESSED for path in self._paths
+        ):
+            return None
+        try:
+            return sum(self._estimate(path) for path in self._paths)
+        except OSError:
+            return None
+
+    def _estimate(self, path: str) -> int:
+        with self._filesystem.open_input_file(path) as file:
+            size, head = file.size(), file.read(_BUFFER)
+        return round(size * max(head.count(b"\n"), 1) / len(head)) if head else 0
 
     def rows(self) -> Iterator[Row]:
         """One row for each line that is not blank."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from nexus_vdb.errors import ConfigError
@@ -55,6 +55,10 @@ class RowSource(ABC):
     @abstractmethod
     def size(self) -> int | None:
         """Rows in the corpus if that is known without reading it, else None."""
+
+    def estimate(self) -> int | None:
+        """About as many rows as there are, where that is quickly told: to show progress."""
+        return self.size()
 
     def read(self, *, batch_size: int, on_bad_row: BadRow) -> Iterator[list[Document]]:
         """Yield documents; see `interfaces.Source`.
@@ -107,9 +111,20 @@ class Corpus(RowSource):
 
     def size(self) -> int | None:
         """The sum, if all sources know theirs."""
-        sizes = [source.size() for source in self._sources]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
+        return _sum(source.size() for source in self._sources)
+
+    def estimate(self) -> int | None:
+        """The sum, if all sources can tell."""
+        return _sum(source.estimate() for source in self._sources)
+
+
+def _sum(sizes: Iterable[int | None]) -> int | None:
+    total = 0
+    for size in sizes:
+        if size is None:
+            return None
+        total += size
+    return total
 
 
 def open_corpus(

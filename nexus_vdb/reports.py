@@ -24,7 +24,7 @@ class IngestReport:
         embedding: Seconds spent on embedding.
         writing: Seconds spent on writing.
         retries: Requests that were made again because the store did not answer.
-        total: Rows of the corpus, where that is known.
+        total: Rows of the corpus, where that is known; about so many while it runs.
         dry_run: Nothing was written.
         interrupted: The ingest was asked to stop before its end.
         refusal: Why missing documents were not deleted, "" if nothing is amiss.

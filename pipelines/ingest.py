@@ -25,7 +25,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from nexus_vdb.collection import Collection
-from nexus_vdb.corpus import FieldMap, open_corpus
+from nexus_vdb.corpus import FieldMap, RowSource, open_corpus
 from nexus_vdb.errors import ConfigError, SourceError, StoreNotFound
 from nexus_vdb.interfaces import Source, SupportsVectors
 from nexus_vdb.logs import log_event, on_retry
@@ -142,6 +142,8 @@ def ingest(
             job.run(chain([first], batches))
         if isinstance(bad_rows, Rest) and not report.interrupted:
             bad_rows.settle()
+    if not report.interrupted:
+        report.total = report.read + report.quarantined
     report.seconds = round(time.perf_counter() - started, 3)
     log_event(
         _log, "finish", "interrupted" if report.interrupted else "done", fields=asdict(report)
@@ -180,7 +182,7 @@ def _reach(collection: Collection) -> None:
 
 def _total(source: Source, settings: IngestSettings) -> int | None:
     try:
-        return source.size()
+        return source.estimate() if isinstance(source, RowSource) else source.size()
     except SourceError:
         if settings.on_error is OnError.FAIL:
             raise

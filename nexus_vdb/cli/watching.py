@@ -79,7 +79,7 @@ def _drawn(
     started = time.monotonic()
 
     def progress(report: IngestReport) -> None:
-        done = report.read + report.quarantined
+        done = _done(report)
         update(done, report.total, f"{_rate(report, started):,.0f}/s: {counts(report)}")
 
     return progress
@@ -100,13 +100,17 @@ class _Events:
         fields["seconds"] = round(now - self._started, 3)
         fields["rate"] = round(_rate(report, self._started), 1)
         if report.total:
-            done = report.read + report.quarantined
-            fields["eta"] = eta(done, report.total, now - self._started)
+            fields["eta"] = eta(_done(report), report.total, now - self._started)
         log_event(_log, "progress", counts(report), fields=fields)
 
 
+def _done(report: IngestReport) -> int:
+    """Rows that are dealt with; reading runs ahead."""
+    return report.embedded + report.skipped + report.quarantined
+
+
 def _rate(report: IngestReport, started: float) -> float:
-    return report.read / max(time.monotonic() - started, 1e-9)
+    return _done(report) / max(time.monotonic() - started, 1e-9)
 
 
 def counts(report: IngestReport) -> str:

@@ -125,3 +125,15 @@ def test_truncated_gzip_gives_its_rows_and_then_counts_as_a_bad_one(
 def test_file_that_is_no_gzip_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"a\.jsonl\.gz cannot be read: "):
         _read(tmp_path / "a.jsonl.gz", b'{"id": 1, "text": "plain"}\n')
+
+
+def test_rows_are_estimated_for_progress(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(_lines([{"id": str(n), "text": "x" * 200} for n in range(1000)]))
+    source = JsonlSource([str(path), str(path)])
+    assert source.size() is None
+    assert source.estimate() == pytest.approx(2000, rel=0.02)
+    assert JsonlSource([str(tmp_path / "a.jsonl.gz")]).estimate() is None
+    assert JsonlSource([str(tmp_path / "none.jsonl")]).estimate() is None
+    path.write_bytes(b"")
+    assert source.estimate() == 0

@@ -138,7 +138,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list
 def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, lines = run(capsys)
     assert code == 0
-    last = r"documents: 2; [\d,]+/s: 2 embedded, 0 unchanged, 0 set aside"
+    last = r"documents: 2 of 2, 0:00:00 left; [\d,]+/s: 2 embedded, 0 unchanged, 0 set aside"
     assert re.fullmatch(last, lines[-1])
     assert run(capsys, "--json")[2] == []
 
