@@ -91,7 +91,7 @@ def read_lists(path: Path) -> Lists:
         ValueError: it is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Lists(file["axes"], file["centroids"], file["starts"])
     except (KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(str(error)) from error

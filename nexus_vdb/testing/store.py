@@ -20,7 +20,14 @@ from nexus_vdb.errors import (
     StoreNotFound,
 )
 from nexus_vdb.filters import parse_filter
-from nexus_vdb.interfaces import SupportsIds, SupportsOptimize, SupportsTables
+from nexus_vdb.hashing import pack
+from nexus_vdb.interfaces import (
+    SupportsIds,
+    SupportsOptimize,
+    SupportsRecode,
+    SupportsSample,
+    SupportsTables,
+)
 from nexus_vdb.records import join_records
 from nexus_vdb.registry import open_store
 from nexus_vdb.tables import records_of, table_of
@@ -306,6 +313,29 @@ class StoreContract:
         pair.check_rows()
         with pytest.raises(DimensionMismatch):
             pair.store.upsert_table(table_of(sample_records(3, dim=96)))
+
+    def test_a_sample_is_drawn_from_everything(self, pair: Pair) -> None:
+        if not isinstance(pair.store, SupportsSample):
+            pytest.skip("this store draws no samples")
+        for store in (pair.store, pair.reference):
+            store.delete(ids=[sample_id(number) for number in range(0, 240, 3)])
+        samples = [pair.store.sample(60, seed=seed) for seed in range(30)]
+        for sample in samples:
+            assert len(set(sample.ids)) == 60
+            assert_same_records(sample, pair.reference.get(sample.ids))
+        assert {id_ for sample in samples for id_ in sample.ids} == set(pair.store.sample(999).ids)
+        assert len(pair.store.sample(999)) == 160
+
+    def test_recoding(self, pair: Pair, store_url: str) -> None:
+        if not isinstance(pair.store, SupportsRecode):
+            pytest.skip("this store keeps its codes")
+        records = join_records(list(pair.reference.scan()))
+        pair.store.recode(lambda vectors: pack(-vectors[:, :64]))
+        pair.reference.upsert(replace(records, codes=pack(-records.vectors[:, :64])))
+        pair.check_rows()
+        queries = replace(sample_queries(4), hash_logits=-sample_queries(4).vectors[:, :64])
+        pair.check_search(queries, SearchPlan(k=3, candidates=100, cuts=(768,)))
+        self.reopen(pair, store_url).check_rows()
 
     def test_closing_twice(self, pair: Pair) -> None:
         pair.store.close()
