@@ -78,7 +78,8 @@ def _shown(update: Callable[[int, int | None, str], None]) -> Callable[[CopyRepo
 def _summary(report: CopyReport) -> str:
     rate = report.copied / report.seconds if report.seconds else 0
     there = f", {report.skipped:,} were there already" if report.skipped else ""
-    same = f"; both stores hold the same (vectors to {report.precision}, checksum {report.checksum})"
+    proof = f"vectors to {report.precision}, checksum {report.checksum}"
+    same = f"; both stores hold the same ({proof})"
     return (
         f"{report.copied:,} records copied{there}; "
         f"{report.seconds:.1f} s, {rate:,.0f} records/s{same if report.verified else ''}"

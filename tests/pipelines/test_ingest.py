@@ -197,7 +197,8 @@ def test_the_first_chunk_is_written_last(tmp_path: Path) -> None:
             assert isinstance(self._store, BrittleStore)
             return self._store
 
-    run(WatchedCollection("memory://", encoder=FakeEncoder(64)), write(tmp_path, [row(0, 3), row(1, 2)]))
+    corpus = write(tmp_path, [row(0, 3), row(1, 2)])
+    run(WatchedCollection("memory://", encoder=FakeEncoder(64)), corpus)
     assert written == [1, 2, 0, 1, 0]
 
 
