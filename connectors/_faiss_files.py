@@ -1,14 +1,15 @@
 """The FAISS store on disk: manifest and leftovers.
 
-    manifest.json             the only commit point: replaced as a whole
-    meta-00000007.json        small values, named by the manifest
-    lock                      held by the one writer
-    segments/00000003/        immutable rows; see `_faiss_segment`
-        dead-00000007.u32     rows deleted since, named by the manifest
-        codes-00000007.u64    codes given since, named by the manifest
+    manifest.json                      the only commit point: replaced as a whole
+    manifest.bak                       a copy of it, for rescue only
+    meta-00000007-1a2b3c4d.json        small values, named by the manifest
+    lock                               held by the one writer
+    segments/00000003/                 immutable rows; see `_faiss_segment`
+        dead-00000007-1a2b3c4d.u32     rows deleted since, named by the manifest
+        codes-00000007-1a2b3c4d.u64    codes given since, named by the manifest
 
-Numbers are generations: every commit has the next one. Whatever the manifest does not name is a
-leftover of a write that was cut off.
+The first numbers are generations: every commit has the next one; the second ones are checksums
+(`_faiss_check`). Whatever the manifest does not name is a leftover of a write that was cut off.
 """
 
 from __future__ import annotations
@@ -16,31 +17,54 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nexus_vdb.errors import StoreCorrupt, StoreError
+from nexus_vdb.connectors._faiss_check import corrupt
+from nexus_vdb.errors import ConfigError, StoreError
 from nexus_vdb.folders import write_durably
 from nexus_vdb.types import StoreSchema
 
 __all__ = [
+    "BACKUP",
     "CODES",
     "MANIFEST",
     "Manifest",
     "SegmentEntry",
-    "read_json",
+    "as_store_error",
+    "manifest_stamp",
+    "parse_url",
     "read_manifest",
     "sweep",
     "write_manifest",
 ]
 
-FORMAT = 2
-"""1 had no lists, and codes in one place only; it is still read."""
+FORMAT = 3
+"""1 had no lists, and codes in one place only; 1 and 2 had no checksums. Both are still read."""
+
+_READ = (1, 2, FORMAT)
 
 MANIFEST = "manifest.json"
+BACKUP = "manifest.bak"
 CODES = "codes.u64"
-_REBUILD = "ingest again into a new folder, or restore this one from a copy"
+
+
+def parse_url(url: str) -> tuple[Path, bool]:
+    """The folder of a URL, and whether it is to be rescued.
+
+    Raises:
+        ConfigError: it names no folder.
+    """
+    name, _, option = url.partition("://")[2].partition("?")
+    if not name:
+        raise ConfigError(f"{url!r} names no folder", hint="write it as faiss://./index")
+    if option not in ("", "rescue"):
+        raise ConfigError(f"{url!r} asks for {option!r}", hint="the only option is ?rescue")
+    return Path(name).expanduser(), option == "rescue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +77,7 @@ class SegmentEntry:
         dead: File of its dead rows, "" for none.
         codes: File of its codes.
         lists: Number of its coarse lists, 0 for none.
+        sums: File of the checksums of the files that it was written with, "" for none.
     """
 
     name: str
@@ -60,6 +85,7 @@ class SegmentEntry:
     dead: str = ""
     codes: str = CODES
     lists: int = 0
+    sums: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,47 +105,54 @@ class Manifest:
     meta: str = ""
 
 
-def read_json(path: Path) -> Any:
-    """The value in a file.
-
-    Raises:
-        StoreCorrupt: it is not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise StoreCorrupt(f"{path} is damaged: {error}", hint=_REBUILD) from error
-
-
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest | None:
     """The last committed state; None where there never was one.
 
     Raises:
         StoreCorrupt: it is damaged.
         StoreError: it was written by a version with another format.
     """
-    path = folder / MANIFEST
+    path = folder / name
     try:
-        value = read_json(path)
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        if value["format"] not in (1, FORMAT):
+        value = json.loads(content)
+        if value["format"] not in _READ:
             raise StoreError(
-                f"{folder} has format {value['format']}, this version reads format {FORMAT}",
+                f"{folder} has format {value['format']}, this version reads formats up to {FORMAT}",
                 hint="use the version of nexus-vdb that wrote it, or ingest into a new folder",
             )
+        if value["format"] >= FORMAT and value.pop("checksum") != _checksum(value):
+            raise corrupt(path, "is damaged: its checksum does not fit")
         schema = StoreSchema(**value["schema"] | {"cuts": tuple(value["schema"]["cuts"])})
         segments = tuple(SegmentEntry(**entry) for entry in value["segments"])
         return Manifest(schema, value["generation"], segments, value["meta"])
-    except (KeyError, TypeError) as error:
-        raise StoreCorrupt(f"{path} is damaged: {error!r}", hint=_REBUILD) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise corrupt(path, f"is damaged: {error!r}") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Commit: all files that it names must be on disk already."""
     value = {"format": FORMAT} | asdict(manifest)
-    write_durably(folder / MANIFEST, json.dumps(value, indent=1).encode())
+    content = json.dumps(value | {"checksum": _checksum(value)}, indent=1).encode()
+    write_durably(folder / MANIFEST, content)
+    with contextlib.suppress(OSError):
+        (folder / BACKUP).write_bytes(content)
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(value, indent=1).encode()):08x}"
+
+
+def manifest_stamp(folder: Path) -> tuple[int, int, int] | None:
+    """Changes with every commit; None where there is no manifest."""
+    try:
+        seen = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return seen.st_mtime_ns, seen.st_size, seen.st_ino
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:
@@ -139,3 +172,15 @@ def _unlink(paths: Any) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+@contextmanager
+def as_store_error(folder: Path) -> Iterator[None]:
+    """Turn what the system refuses into a `StoreError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {error.filename or folder}: {error.strerror or error}",
+            hint="see that the disk has room and that the folder may be written",
+        ) from error

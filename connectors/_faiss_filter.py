@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -52,7 +54,10 @@ class FilterColumns:
         missing = _paths(where) - self._columns.keys()
         made = {path: _Column(self._segment.rows) for path in missing}
         if made:
-            for row, metadata in enumerate(self._segment.all_metadata()):
+            texts = chain.from_iterable(
+                one.to_pylist() for one in self._segment.table.arrays("metadata")
+            )
+            for row, metadata in enumerate(map(json.loads, texts)):
                 for path, column in made.items():
                     column.add(row, values_at(metadata, path))
         columns = self._columns | {path: column.freeze() for path, column in made.items()}

@@ -43,10 +43,10 @@ def _nearest(state: State, vectors: Floats, plan: SearchPlan, where: Filter | No
         segment, mask = view.segment, view.mask(where)
         if segment.prefix is not None and width == segment.prefix.shape[1]:
             among = None if mask is None else segment.by_place(mask)
-            best = highest(segment.prefix, units, plan.k, slack=_ROUNDING, among=among)
+            best = highest(segment.prefix.whole(), units, plan.k, slack=_ROUNDING, among=among)
             best = [(segment.rows_at(places), scores) for places, scores in best]
         else:
-            halves = segment.vectors[:, :width]
+            halves = segment.vectors.whole()[:, :width]
             cut = width < segment.vectors.shape[1]
             best = highest(halves, units, plan.k, slack=_ROUNDING, among=mask, normalize=cut)
         for mine, (rows, scores) in zip(found, best, strict=True):

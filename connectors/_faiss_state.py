@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -11,22 +12,23 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nexus_vdb.connectors._faiss_files import Manifest, read_json, read_manifest
+from nexus_vdb.connectors._faiss_check import corrupt, read_named
+from nexus_vdb.connectors._faiss_files import Manifest, SegmentEntry, read_manifest
 from nexus_vdb.connectors._faiss_filter import FilterColumns
 from nexus_vdb.connectors._faiss_halves import Halves, Mask
 from nexus_vdb.connectors._faiss_lists import LISTED
 from nexus_vdb.connectors._faiss_scan import HashScan
-from nexus_vdb.connectors._faiss_segment import Segment, corrupt, sought
+from nexus_vdb.connectors._faiss_segment import Segment, sought
 from nexus_vdb.errors import StoreCorrupt
 from nexus_vdb.filters import Filter
 from nexus_vdb.ranking import Rows
 from nexus_vdb.records import join_records, no_records, take_records
-from nexus_vdb.types import Floats, Records
+from nexus_vdb.types import Floats, Records, StoreSchema
 
-__all__ = ["State", "View", "load_state", "worth_merging"]
+__all__ = ["State", "View", "load_state", "read_dead", "read_meta", "worth_merging"]
 
-_FAN = 8
-"""Segments of like size that are merged into one: a row is rewritten log8(n / 512) times."""
+_FAN = 16
+"""Segments of like size that are merged into one: a row is rewritten log16(n / 512) times."""
 
 _SMALLEST = 512
 """Segments below this count as of like size."""
@@ -60,6 +62,8 @@ class View:
         self.live: Mask | None = None
         """By row, bool `[n]`; None where none was deleted."""
         if dead is not None and len(dead):
+            if dead.max() >= segment.rows:
+                raise corrupt(segment.folder / dead_file, "does not fit the segment")
             self.live = np.ones(segment.rows, dtype=bool)
             self.live[dead] = False
         self.count = segment.rows if self.live is None else int(self.live.sum())
@@ -108,9 +112,8 @@ class View:
         """Those of the pairs whose row, the second, is not deleted."""
         return [pair for pair in found if self.live is None or self.live[pair[1]]]
 
-    def without(self, rows: Rows, dead_file: str) -> View:
-        """The same with more rows deleted."""
-        dead = np.union1d(self.dead, rows)
+    def with_dead(self, dead: Rows | None, dead_file: str) -> View:
+        """The same with these rows deleted, and no others."""
         return View(self.segment, dead=dead, dead_file=dead_file, columns=self._columns)
 
     def recoded(self, codes_file: str) -> View:
@@ -150,6 +153,19 @@ class State:
             for id_, row in view.living(view.segment.rows_of_ids(wanted))
         }
 
+    def fingerprints(self, document_ids: Sequence[str]) -> dict[str, dict[int, str]]:
+        """Content hash by chunk ordinal, for each of the documents that is there at all."""
+        found: dict[str, dict[int, str]] = {}
+        wanted = sought(document_ids)
+        for view in self.views:
+            pairs = view.living(view.segment.rows_of_documents(wanted))
+            rows = np.array([row for _, row in pairs], dtype=np.int64)
+            ordinals = view.segment.column("ordinal", rows)
+            hashes = view.segment.column("content_hash", rows)
+            for (document_id, _), ordinal, digest in zip(pairs, ordinals, hashes, strict=True):
+                found.setdefault(document_id, {})[ordinal] = digest
+        return found
+
     def column(self, name: str, rows: Rows) -> list[Any]:
         """Values of an Arrow column, in the order of the rows."""
         values: list[Any] = [None] * len(rows)
@@ -164,7 +180,9 @@ class State:
 
     def halves(self, rows: Rows, width: int) -> Halves:
         """The first coordinates as they are stored, float16 `[n, width]`."""
-        return self._gather(rows, width, np.float16, lambda one, rows: one.vectors[rows, :width])
+        return self._gather(
+            rows, width, np.float16, lambda one, local: one.vectors.at(local, width)
+        )
 
     def prefixes(self, places: Rows) -> Halves:
         """The vectors of the narrowest cut at some places, float16 `[n, c]`."""
@@ -241,8 +259,12 @@ def worth_merging(views: Sequence[View]) -> list[View]:
     return next(([view] for view in views if view.count < 0.75 * view.segment.rows), [])
 
 
-def load_state(folder: Path) -> State | None:
+def load_state(folder: Path, *, known: State | None = None) -> State | None:
     """Open the last committed state; None where there never was one.
+
+    Args:
+        folder: The store's.
+        known: An older state, of which what did not change is taken over.
 
     Raises:
         StoreCorrupt: a file that the manifest names is missing or damaged.
@@ -251,7 +273,7 @@ def load_state(folder: Path) -> State | None:
     manifest = read_manifest(folder)
     while manifest is not None:
         try:
-            return _open(folder, manifest)
+            return _open(folder, manifest, known)
         except StoreCorrupt:
             # A writer may have merged these files away between the two reads: look again.
             newer = read_manifest(folder)
@@ -261,23 +283,46 @@ def load_state(folder: Path) -> State | None:
     return None
 
 
-def _open(folder: Path, manifest: Manifest) -> State:
-    views = []
-    for entry in manifest.segments:
-        path = folder / "segments" / entry.name
-        segment = Segment(path, entry, manifest.schema)
-        dead = _read(path / entry.dead, _read_rows) if entry.dead else None
-        views.append(View(segment, dead=dead, dead_file=entry.dead))
-    meta = _read(folder / manifest.meta, read_json) if manifest.meta else {}
-    return State(manifest, views, meta)
+def _open(folder: Path, manifest: Manifest, known: State | None) -> State:
+    there = {} if known is None else {view.entry.name: view for view in known.views}
+    views = [
+        _open_view(folder / "segments" / entry.name, entry, manifest.schema, there.get(entry.name))
+        for entry in manifest.segments
+    ]
+    return State(manifest, views, read_meta(folder, manifest))
 
 
-def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+def _open_view(path: Path, entry: SegmentEntry, schema: StoreSchema, known: View | None) -> View:
+    if known is not None and known.entry == entry:
+        return known
+    dead = read_dead(path / entry.dead) if entry.dead else None
+    if known is not None and replace(known.entry, dead=entry.dead) == entry:
+        return known.with_dead(dead, entry.dead)
+    return View(Segment(path, entry, schema), dead=dead, dead_file=entry.dead)
+
+
+def read_meta(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """The small values of a commit.
+
+    Raises:
+        StoreCorrupt: their file is missing or damaged.
+    """
+    if not manifest.meta:
+        return {}
+    path = folder / manifest.meta
     try:
-        return read(path)
-    except FileNotFoundError as error:
-        raise corrupt(path, "is missing") from error
+        return dict(json.loads(read_named(path)))
+    except ValueError as error:
+        raise corrupt(path, f"is damaged: {error}") from error
 
 
-def _read_rows(path: Path) -> Rows:
-    return np.fromfile(path, dtype="<u4").astype(np.int64)
+def read_dead(path: Path) -> Rows:
+    """The deleted rows in a file.
+
+    Raises:
+        StoreCorrupt: it is missing or damaged.
+    """
+    content = read_named(path)
+    if len(content) % 4:
+        raise corrupt(path, "is damaged")
+    return np.frombuffer(content, dtype="<u4").astype(np.int64)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from nexus_vdb.connectors._faiss_check import SummedFile, Sums, page_sums, write_sums
 from nexus_vdb.connectors._faiss_files import CODES, SegmentEntry
 from nexus_vdb.connectors._faiss_halves import Halves, floats
 from nexus_vdb.connectors._faiss_lists import LISTED, list_rows
@@ -101,7 +101,7 @@ def block_of(records: Records, rows: Sequence[int]) -> Block:
             records.document_ids,
             records.ordinals,
             records.texts,
-            [_json(one) for one in records.metadata],
+            [_json(one) if one else "{}" for one in records.metadata],
             records.content_hashes,
         ]
         arrays = [pa.array(one, kind.type) for one, kind in zip(columns, COLUMNS, strict=True)]
@@ -140,10 +140,18 @@ def write_segment(folder: Path, blocks: Iterable[Block], schema: StoreSchema) ->
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    try:
+        return _write_segment(folder, blocks, schema)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # a full disk needs the room
+        raise
+
+
+def _write_segment(folder: Path, blocks: Iterable[Block], schema: StoreSchema) -> SegmentEntry:
     hashes: list[Codes] = []
     names = ["rows.arrow", "vectors.f16", CODES] + ["prefix.f16"] * (len(schema.cuts) > 1)
     with ExitStack() as opened:
-        files = {name: opened.enter_context((folder / name).open("wb")) for name in names}
+        files = {name: opened.enter_context(SummedFile(folder / name)) for name in names}
         with pa.ipc.new_file(files["rows.arrow"], COLUMNS) as tables:
             for block in _regroup(blocks):
                 tables.write_batch(block.table)
@@ -151,44 +159,52 @@ def write_segment(folder: Path, blocks: Iterable[Block], schema: StoreSchema) ->
                 hashes.append(_hashes_of(block))
         rows = sum(one.shape[1] for one in hashes)
         for name, file in files.items():
-            file.flush()
             if rows < LISTED or name not in _SCANNED:
-                os.fsync(file.fileno())
-    lists = _put_in_lists(folder, rows, schema) if rows >= LISTED else 0
-    _write(folder / "lookup.bin", _lookup(np.concatenate(hashes, axis=1)))
-    fsync_folder(folder)
+                file.settle()
+            else:
+                file.flush()
+    sums = {name: (file.size, file.sums) for name, file in files.items()}
+    lists = _put_in_lists(folder, rows, schema, sums) if rows >= LISTED else 0
+    lookup = _lookup(np.concatenate(hashes, axis=1))
+    sums["lookup.bin"] = _write(folder / "lookup.bin", lookup)
+    name = write_sums(folder, sums)
     fsync_folder(folder.parent)
-    return SegmentEntry(folder.name, rows, lists=lists)
+    return SegmentEntry(folder.name, rows, lists=lists, sums=name)
 
 
-def _put_in_lists(folder: Path, rows: int, schema: StoreSchema) -> int:
+def _put_in_lists(
+    folder: Path, rows: int, schema: StoreSchema, sums: dict[str, tuple[int, Sums]]
+) -> int:
     narrow, has_prefix = schema.cuts[0], len(schema.cuts) > 1
     path = folder / ("prefix.f16" if has_prefix else "vectors.f16")
     order, lists = list_rows(folder / "lists.npz", np.memmap(path, "<f2", "r", 0, (rows, narrow)))
     places = np.empty(rows, dtype="<u4")
     places[order] = np.arange(rows, dtype="<u4")
-    _write(folder / "order.u32", (order.astype("<u4"), places))
-    _reorder(folder / CODES, order, 8)
+    sums["order.u32"] = _write(folder / "order.u32", (order.astype("<u4"), places))
+    sums[CODES] = _reorder(folder / CODES, order, 8)
     if has_prefix:
-        _reorder(path, order, 2 * narrow)
+        sums[path.name] = _reorder(path, order, 2 * narrow)
+    written = (folder / "lists.npz").read_bytes()
+    sums["lists.npz"] = len(written), page_sums(written)
     return lists
 
 
-def _reorder(path: Path, order: Rows, size: int) -> None:
+def _reorder(path: Path, order: Rows, size: int) -> tuple[int, Sums]:
     stored = np.memmap(path, np.uint8, "r", 0, (len(order), size))
     parts = (stored[order[start : start + _BATCH]] for start in range(0, len(order), _BATCH))
     temporary = path.with_name(path.name + ".tmp")
-    _write(temporary, parts)
+    sums = _write(temporary, parts)
     del stored, parts
     temporary.replace(path)
+    return sums
 
 
-def _write(path: Path, arrays: Iterable[npt.NDArray[Any]]) -> None:
-    with path.open("wb") as file:
+def _write(path: Path, arrays: Iterable[npt.NDArray[Any]]) -> tuple[int, Sums]:
+    with SummedFile(path) as file:
         for array in arrays:
             file.write(array.data)
-        file.flush()
-        os.fsync(file.fileno())
+        file.settle()
+    return file.size, file.sums
 
 
 def _regroup(blocks: Iterable[Block]) -> Iterator[Block]:
@@ -222,7 +238,7 @@ def _hashes_of(block: Block) -> Codes:
     return np.stack([hash_texts(block.table.column(key).to_pylist()) for key in (ID, DOCUMENT)])
 
 
-def _write_arrays(files: Mapping[str, BinaryIO], block: Block, narrow: int) -> None:
+def _write_arrays(files: Mapping[str, SummedFile], block: Block, narrow: int) -> None:
     files["vectors.f16"].write(np.ascontiguousarray(block.vectors).data)
     files[CODES].write(np.ascontiguousarray(block.codes).data)
     if "prefix.f16" in files:

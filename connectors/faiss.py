@@ -1,11 +1,14 @@
 """`faiss://PATH`: a store in a folder, scanned by FAISS; no server, and any kill is survived.
 
 Rows lie in immutable segments; a write adds one and marks the rows that it replaces as dead, then
-commits by replacing the manifest. Segments of like size are merged, eight at a time, so that there
+commits by replacing the manifest. Segments of like size are merged, 16 at a time, so that there
 are never many. On disk: `_faiss_files` and `_faiss_segment`; reading and searching: `_faiss_state`.
 
-A store sees the state at its opening and its own writes. It becomes the one writer of its folder at
-its first write, until it is closed.
+Each call sees the last commit, of whatever process; a scan goes on with the one it began with. A
+store becomes the one writer of its folder at its first write, until it is closed.
+
+No byte is used that is not as it was written (`_faiss_check`); `faiss://PATH?rescue` reads what is
+whole of a damaged store, and writes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +32,16 @@ from nexus_vdb.checks import (
     check_selection,
     check_vectors,
 )
-from nexus_vdb.connectors._faiss_files import Manifest, sweep, write_manifest
+from nexus_vdb.connectors._faiss_check import sum_name
+from nexus_vdb.connectors._faiss_files import (
+    Manifest,
+    as_store_error,
+    manifest_stamp,
+    parse_url,
+    sweep,
+    write_manifest,
+)
+from nexus_vdb.connectors._faiss_rescue import Rescued, damages, rescue
 from nexus_vdb.connectors._faiss_search import search
 from nexus_vdb.connectors._faiss_segment import Segment, sought
 from nexus_vdb.connectors._faiss_state import State, View, load_state, worth_merging
@@ -41,7 +53,7 @@ from nexus_vdb.connectors._faiss_write import (
     table_of_block,
     write_segment,
 )
-from nexus_vdb.errors import ConfigError, StoreError, StoreNotFound
+from nexus_vdb.errors import StoreError, StoreNotFound
 from nexus_vdb.filters import Filter
 from nexus_vdb.folders import FolderLock, write_durably
 from nexus_vdb.ranking import Rows
@@ -56,18 +68,21 @@ _LOCKED = "wait until that writer has finished, or close that store; reading nee
 class FaissStore:
     """A folder of memory-mapped segments; made by `open`."""
 
-    def __init__(self, url: str, folder: Path, state: State) -> None:
+    def __init__(self, url: str, folder: Path, state: State, stamp: object) -> None:
         self._url = url
         self._folder = folder
         self._held: State | None = state
+        self._seen = stamp
         self._lock: FolderLock | None = None
+        self._rescued: Rescued | None = None
 
     @classmethod
     def open(cls, url: str, schema: StoreSchema | None = None) -> FaissStore:
         """Open the store of a folder, or make one if a schema is given.
 
         Args:
-            url: `faiss://./index`, `faiss://index` and `faiss://~/index` or `faiss:///abs/index`.
+            url: `faiss://./index`, `faiss://index` and `faiss://~/index` or `faiss:///abs/index`;
+                with `?rescue` after it, what is whole of a damaged store.
             schema: Makes the store if it is missing; must fit it otherwise.
 
         Raises:
@@ -78,18 +93,38 @@ class FaissStore:
             StoreCorrupt: a file is missing or damaged.
             StoreError: the folder holds something else, or a store of another format.
         """
-        name = url.partition("://")[2]
-        if not name:
-            raise ConfigError(f"{url!r} names no folder", hint="write it as faiss://./index")
-        folder = Path(name).expanduser()
+        folder, rescued = parse_url(url)
+        if rescued:
+            return cls._rescue(url, folder, schema)
+        stamp = manifest_stamp(folder)
         state = load_state(folder)
         if schema is not None:
             check_schema(url, stored=state.manifest.schema if state else None, asked=schema)
         if state is not None:
-            return cls(url, folder, state)
+            return cls(url, folder, state, stamp)
         if schema is None:
             raise StoreNotFound(f"nothing is stored at {url}", hint="ingest something first")
         return cls._make(url, folder, schema)
+
+    @classmethod
+    def check(cls, url: str, progress: Callable[[int, int], None] | None = None) -> list[str]:
+        """Read every file: one line for each that is not as it was written."""
+        folder, _ = parse_url(url)
+        found = damages(folder, progress)
+        if found is None:
+            raise StoreNotFound(f"nothing is stored at {url}")
+        return found
+
+    @classmethod
+    def _rescue(cls, url: str, folder: Path, schema: StoreSchema | None) -> FaissStore:
+        found = rescue(folder)
+        if found is None:
+            raise StoreNotFound(f"nothing is stored at {url}")
+        if schema is not None:
+            check_schema(url, stored=found.state.manifest.schema, asked=schema)
+        store = cls(url, folder, found.state, None)
+        store._rescued = found
+        return store
 
     @classmethod
     def _make(cls, url: str, folder: Path, schema: StoreSchema) -> FaissStore:
@@ -99,8 +134,8 @@ class FaissStore:
             raise StoreError(
                 f"{folder} has files in it, but is no store", hint="choose an empty or new folder"
             )
-        store = cls(url, folder, State(Manifest(schema, generation=0), [], {}))
-        with _as_store_error(folder):
+        store = cls(url, folder, State(Manifest(schema, generation=0), [], {}), None)
+        with as_store_error(folder):
             (folder / "segments").mkdir(parents=True, exist_ok=True)
         try:
             with store._writing() as state:
@@ -117,6 +152,11 @@ class FaissStore:
     def _state(self) -> State:
         if self._held is None:
             raise StoreError(f"{self._url} is closed", hint="open it again")
+        if self._lock is None and self._rescued is None:
+            stamp = manifest_stamp(self._folder)
+            if stamp not in (None, self._seen):
+                self._held = load_state(self._folder, known=self._held) or self._held
+                self._seen = stamp
         return self._held
 
     # Reading
@@ -137,16 +177,7 @@ class FaissStore:
 
     def fingerprints(self, document_ids: Sequence[str]) -> dict[str, dict[int, str]]:
         """Content hash by chunk ordinal, for each of the documents that is there at all."""
-        found: dict[str, dict[int, str]] = {}
-        wanted = sought(document_ids)
-        for view in self._state.views:
-            pairs = view.living(view.segment.rows_of_documents(wanted))
-            rows = np.array([row for _, row in pairs], dtype=np.int64)
-            ordinals = view.segment.column("ordinal", rows)
-            hashes = view.segment.column("content_hash", rows)
-            for (document_id, _), ordinal, digest in zip(pairs, ordinals, hashes, strict=True):
-                found.setdefault(document_id, {})[ordinal] = digest
-        return found
+        return self._state.fingerprints(document_ids)
 
     def scan(self, batch_size: int = 1024) -> Iterator[Records]:
         """Every record once, as they were when the scan began."""
@@ -177,12 +208,14 @@ class FaissStore:
     def info(self) -> StoreInfo:
         """What is stored; `details` has segments, rows not yet reclaimed, bytes, generation."""
         state = self._state
-        details = {
+        details: dict[str, Any] = {
             "segments": len(state.views),
             "dead_rows": sum(len(view.dead) for view in state.views),
             "bytes": sum(view.segment.bytes for view in state.views),
             "generation": state.manifest.generation,
         }
+        if self._rescued is not None:
+            details |= {"lost": self._rescued.lost, "damage": self._rescued.damage}
         return StoreInfo(
             url=self._url,
             schema=state.manifest.schema,
@@ -256,8 +289,9 @@ class FaissStore:
         value = check_meta(key, value)
         with self._writing() as state:
             meta = {**state.meta, key: value}
-            name = f"meta-{state.manifest.generation + 1:08d}.json"
-            write_durably(self._folder / name, json.dumps(meta).encode())
+            content = json.dumps(meta).encode()
+            name = sum_name(f"meta-{state.manifest.generation + 1:08d}", content, ".json")
+            write_durably(self._folder / name, content)
             self._commit(state, state.views, meta=(name, meta))
 
     def sample(self, count: int, *, seed: int = 0) -> Records:
@@ -272,10 +306,11 @@ class FaissStore:
             codes_of: Codes uint64 `[n]` of vectors float32 `[n, d]`.
         """
         with self._writing() as state:
-            name = f"codes-{state.manifest.generation + 1:08d}.u64"
+            views = []
             for view in state.views:
-                self._write_beside(view, name, view.segment.codes_by(codes_of))
-            self._commit(state, [view.recoded(name) for view in state.views])
+                codes = view.segment.codes_by(codes_of)
+                views.append(view.recoded(self._write_beside(view, "codes", codes, ".u64")))
+            self._commit(state, views)
 
     def optimize(self) -> None:
         """Merge all segments into one and reclaim the space of deleted rows."""
@@ -295,10 +330,13 @@ class FaissStore:
         # The state is read again when the lock is taken, and after a write that failed midway:
         # what is on disk is what the next commit builds on.
         state = self._state
-        with _as_store_error(self._folder):
+        if self._rescued is not None:
+            raise StoreError(f"{self._url} is read only", hint="copy it into a new store")
+        with as_store_error(self._folder):
             if self._lock is None:
                 self._lock = FolderLock(self._folder, hint=_LOCKED)
-                self._held = state = load_state(self._folder) or state
+                self._seen = manifest_stamp(self._folder)
+                self._held = state = load_state(self._folder, known=state) or state
                 sweep(self._folder, state.manifest)
             try:
                 yield state
@@ -312,8 +350,11 @@ class FaissStore:
         folder = self._folder / "segments" / f"{state.manifest.generation + 1:08d}"
         return View(Segment(folder, write_segment(folder, blocks, schema), schema))
 
-    def _write_beside(self, view: View, name: str, array: npt.NDArray[Any]) -> None:
-        write_durably(self._folder / "segments" / view.entry.name / name, array.tobytes())
+    def _write_beside(self, view: View, what: str, array: npt.NDArray[Any], suffix: str) -> str:
+        content = array.tobytes()
+        name = sum_name(f"{what}-{self._state.manifest.generation + 1:08d}", content, suffix)
+        write_durably(self._folder / "segments" / view.entry.name / name, content)
+        return name
 
     def _bury(self, state: State, dead: list[Rows]) -> list[View]:
         views = []
@@ -321,9 +362,9 @@ class FaissStore:
             if not len(rows):
                 views.append(view)
             elif len(rows) < view.count:
-                name = f"dead-{state.manifest.generation + 1:08d}.u32"
-                views.append(view.without(rows, name))
-                self._write_beside(view, name, views[-1].dead.astype("<u4"))
+                dead_now = np.union1d(view.dead, rows)
+                name = self._write_beside(view, "dead", dead_now.astype("<u4"), ".u32")
+                views.append(view.with_dead(dead_now, name))
         return views
 
     def _commit(
@@ -351,14 +392,3 @@ class FaissStore:
 
 
 _OURS = {"segments", "lock", "manifest.json.tmp"}
-
-
-@contextmanager
-def _as_store_error(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {error.filename or folder}: {error.strerror or error}",
-            hint="see that the disk has room and that the folder may be written",
-        ) from error

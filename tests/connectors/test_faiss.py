@@ -213,20 +213,29 @@ def test_copying_between_stores_loses_nothing(folder: Path, tmp_path: Path) -> N
 # Readers, writers, and what a killed write leaves
 
 
-def test_a_reader_keeps_its_state_while_another_writes(folder: Path) -> None:
+def test_a_scan_keeps_its_state_and_the_next_call_sees_the_last_one(folder: Path) -> None:
     writer = make(folder)
     reader = FaissStore.open(f"faiss://{folder}")
     begun = reader.scan(7)
     first = next(begun)
     for seed in range(1, 12):
         writer.upsert(sample_records(10, seed=seed, dim=96))
+        assert reader.count() == 60 + 10 * seed
     writer.delete(ids=[sample_id(row) for row in range(60)])
     writer.optimize()
-    assert ids_of(reader) == sorted(sample_id(row) for row in range(60))
     seen = [*first.ids, *(id_ for batch in begun for id_ in batch.ids)]
     assert sorted(seen) == sorted(sample_id(row) for row in range(60))
-    assert reader.search(sample_queries(1, dim=96), SearchPlan(candidates=20, cuts=(96,)))[0]
-    assert FaissStore.open(f"faiss://{folder}").count() == 110
+    assert ids_of(reader) == ids_of(writer)
+    assert len(reader.get([sample_id(0), sample_id(0, 1)])) == 1
+    plan = SearchPlan(k=200, candidates="exact", cuts=(96,))
+    assert len(reader.search(sample_queries(1, dim=96), plan)[0]) == 110
+    writer.set_meta("a", 1)
+    assert reader.info().meta == {"a": 1}
+    writer.close()
+    shutil.rmtree(folder)
+    assert reader.count() == 110  # what is open stays readable
+    make(folder, 20).close()
+    assert reader.count() == 20
 
 
 def test_a_second_writer_is_refused_until_the_first_closes(folder: Path) -> None:
@@ -259,7 +268,8 @@ def test_leftovers_of_a_killed_write_are_ignored_and_cleaned(folder: Path) -> No
     assert [path.name for path in (folder / "segments").iterdir()] == [segment.name]
     assert not list(segment.glob("dead-*"))
     names = {path.name for path in folder.iterdir()}
-    assert names == {"segments", "lock", "manifest.json", "meta-00000003.json"}
+    (meta,) = folder.glob("meta-00000003-*.json")
+    assert names == {"segments", "lock", "manifest.json", "manifest.bak", meta.name}
 
 
 _WRITE_UNTIL_KILLED = """
