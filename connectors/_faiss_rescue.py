@@ -12,6 +12,7 @@ from nexus_vdb.connectors._faiss_check import (
     PAGE,
     Sums,
     bad_pages,
+    corrupt,
     mapped_octets,
     read_named,
     read_sums,
@@ -31,8 +32,10 @@ from nexus_vdb.types import StoreSchema
 __all__ = ["Rescued", "damages", "rescue"]
 
 
-def damages(folder: Path, progress: Callable[[int, int], None] | None = None) -> list[str] | None:
-    """Read every file that the manifest names: one line for each that is not as it was written.
+def damages(
+    folder: Path, progress: Callable[[int, int], None] | None = None
+) -> list[StoreCorrupt] | None:
+    """Read every file that the manifest names: an error for each that is not as it was written.
 
     Args:
         folder: The store's.
@@ -44,7 +47,7 @@ def damages(folder: Path, progress: Callable[[int, int], None] | None = None) ->
     try:
         manifest = read_manifest(folder)
     except StoreCorrupt as error:
-        return [str(error)]
+        return [error]
     if manifest is None:
         return None
     found = [*_errors(read_meta, folder, manifest)]
@@ -58,16 +61,16 @@ def damages(folder: Path, progress: Callable[[int, int], None] | None = None) ->
     return found + _check_pages(files, progress or (lambda done, total: None))
 
 
-def _errors(look: Callable[..., object], *args: object) -> Iterator[str]:
+def _errors(look: Callable[..., object], *args: object) -> Iterator[StoreCorrupt]:
     try:
         look(*args)
     except StoreCorrupt as error:
-        yield str(error)
+        yield error
 
 
 def _check_backup(folder: Path) -> None:
     if read_manifest(folder, BACKUP) is None:
-        raise StoreCorrupt(f"{folder / BACKUP} is missing")
+        raise corrupt(folder / BACKUP, "is missing")
 
 
 def _add_files(files: dict[Path, tuple[int, Sums]], path: Path, entry: SegmentEntry) -> None:
@@ -90,8 +93,8 @@ def _check_beside(path: Path, entry: SegmentEntry, schema: StoreSchema) -> None:
 
 def _check_pages(
     files: dict[Path, tuple[int, Sums]], progress: Callable[[int, int], None]
-) -> list[str]:
-    total, done, found = sum(size for size, _ in files.values()), 0, []
+) -> list[StoreCorrupt]:
+    total, done, found = sum(size for size, _ in files.values()), 0, list[StoreCorrupt]()
 
     def advance(read: int) -> None:
         nonlocal done
@@ -102,13 +105,11 @@ def _check_pages(
         try:
             bad = bad_pages(mapped_octets(path, size), sums, advance)
         except StoreCorrupt as error:
-            found.append(str(error))
+            found.append(error)
             continue
         if len(bad):
-            places = f"byte {bad[0] * PAGE}" + (
-                f" and {len(bad) - 1} other places" * (len(bad) > 1)
-            )
-            found.append(f"{path} is damaged after {places}")
+            what = f"is damaged: {len(bad)} pages, the first at byte {bad[0] * PAGE}"
+            found.append(corrupt(path, what))
     return found
 
 

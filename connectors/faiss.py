@@ -53,7 +53,7 @@ from nexus_vdb.connectors._faiss_write import (
     table_of_block,
     write_segment,
 )
-from nexus_vdb.errors import StoreError, StoreNotFound
+from nexus_vdb.errors import StoreCorrupt, StoreError, StoreNotFound
 from nexus_vdb.filters import Filter
 from nexus_vdb.folders import FolderLock, write_durably
 from nexus_vdb.ranking import Rows
@@ -107,8 +107,10 @@ class FaissStore:
         return cls._make(url, folder, schema)
 
     @classmethod
-    def check(cls, url: str, progress: Callable[[int, int], None] | None = None) -> list[str]:
-        """Read every file: one line for each that is not as it was written."""
+    def check(
+        cls, url: str, progress: Callable[[int, int], None] | None = None
+    ) -> list[StoreCorrupt]:
+        """Read every file: an error for each that is not as it was written."""
         folder, _ = parse_url(url)
         found = damages(folder, progress)
         if found is None:

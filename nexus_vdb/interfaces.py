@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from nexus_vdb.errors import StoreCorrupt
 from nexus_vdb.filters import Filter
 from nexus_vdb.types import (
     Document,
@@ -29,6 +30,7 @@ __all__ = [
     "Encoder",
     "Source",
     "Store",
+    "SupportsCheck",
     "SupportsIds",
     "SupportsOptimize",
     "SupportsRecode",
@@ -168,6 +170,28 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release files, locks and connections; a second call does nothing."""
+
+
+@runtime_checkable
+class SupportsCheck(Protocol):
+    """A store class that can tell whether what it keeps is still as it was written."""
+
+    @classmethod
+    def check(
+        cls, url: str, progress: Callable[[int, int], None] | None = None
+    ) -> list[StoreCorrupt]:
+        """Read everything; a class method, for a damaged store may not open.
+
+        Args:
+            url: Of the store.
+            progress: Told how many bytes were read, and of how many.
+
+        Returns:
+            An error for each damaged file, which names it; none if all is well.
+
+        Raises:
+            StoreNotFound: there is none.
+        """
 
 
 @runtime_checkable

@@ -7,16 +7,24 @@ Other distributions add theirs by entry points: group `nexus_vdb.stores` (name: 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import PurePosixPath
 from typing import Any, cast
 
-from nexus_vdb.errors import ConfigError
-from nexus_vdb.interfaces import Store
+from nexus_vdb.errors import ConfigError, StoreCorrupt
+from nexus_vdb.interfaces import Store, SupportsCheck
 from nexus_vdb.types import StoreSchema
 
-__all__ = ["load_job", "open_store", "source_class", "source_suffixes", "store_schemes"]
+__all__ = [
+    "check_store",
+    "load_job",
+    "open_store",
+    "source_class",
+    "source_suffixes",
+    "store_schemes",
+]
 
 _STORES = {
     "faiss": "nexus_vdb.connectors.faiss:FaissStore",
@@ -65,6 +73,26 @@ def open_store(url: str, schema: StoreSchema | None = None) -> Store:
         StoreNotFound: nothing is there, and no schema was given.
         StoreError: it is there but cannot be used; see the subclasses.
     """
+    return cast(Store, _store_class(url).open(url, schema))
+
+
+def check_store(url: str, progress: Callable[[int, int], None] | None = None) -> list[StoreCorrupt]:
+    """See whether what a store keeps is still as it was written; see `SupportsCheck`.
+
+    Raises:
+        ConfigError: no store serves that scheme, or it cannot be checked.
+        StoreNotFound: nothing is there.
+    """
+    kind = _store_class(url)
+    if not isinstance(kind, SupportsCheck):
+        raise ConfigError(
+            f"{url} cannot be checked: {kind.__name__} keeps no checksums",
+            hint="nexus-vdb verify compares a store with its corpus",
+        )
+    return kind.check(url, progress)
+
+
+def _store_class(url: str) -> Any:
     scheme, separator, _ = url.partition("://")
     target = _known("nexus_vdb.stores").get(scheme)
     if not separator or target is None:
@@ -73,7 +101,7 @@ def open_store(url: str, schema: StoreSchema | None = None) -> Store:
             hint="a store URL starts with one of: "
             + ", ".join(f"{name}://" for name in store_schemes()),
         )
-    return cast(Store, _load(target).open(url, schema))
+    return _load(target)
 
 
 def load_job(name: str) -> Any:

@@ -49,6 +49,7 @@ def command(*, source: str, target: str, verify: bool, overwrite: bool, as_json:
         report = copy(
             from_, to, verify=verify, overwrite=overwrite, progress=_shown(update), stop=stop
         )
+        damage = from_.store.info().details.get("damage", [])
     if as_json:
         print_json(asdict(report))
     else:
@@ -56,13 +57,15 @@ def command(*, source: str, target: str, verify: bool, overwrite: bool, as_json:
     if report.interrupted:
         note("interrupted; the same command again goes on from here")
         return _INTERRUPTED
+    for line in damage:
+        note(line)
     if report.verified is False:
         note(
             f"{target} does not hold what {source} does: it has other records, or changed ones; "
             "--overwrite writes all of them again"
         )
         return 1
-    return 0
+    return 1 if damage else 0
 
 
 def _shown(update: Callable[[int, int | None, str], None]) -> Callable[[CopyReport], None]:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus_vdb.cli.common import as_json, examples, print_json, show, store_option
+from nexus_vdb.cli.common import (
+    as_json,
+    examples,
+    note,
+    print_json,
+    progress_bar,
+    show,
+    store_option,
+)
+from nexus_vdb.errors import StoreCorrupt, StoreError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,23 +29,58 @@ __all__ = ["command"]
     "info",
     epilog=examples(
         "nexus-vdb info --store faiss://./index",
+        "nexus-vdb info --store faiss://./index --check",
     ),
 )
 @store_option
+@click.option("--check", is_flag=True, help="Read every file, and name those that are damaged.")
 @as_json
-def command(*, url: str, as_json: bool) -> None:
-    """Say what is in a store, and which model made it."""
+def command(*, url: str, check: bool, as_json: bool) -> int:
+    """Say what is in a store, which model made it, and whether it is whole.
+
+    With --check the exit code is 1 if anything is damaged.
+    """
+    damage = _check(url) if check else []
+    facts: dict[str, Any] = {"url": url}
+    try:
+        facts = _facts(_info(url))
+    except StoreError:
+        if not damage:
+            raise
+    if as_json:
+        print_json(facts | ({"damage": [str(one) for one in damage]} if check else {}))
+    else:
+        if len(facts) > 1:
+            _show(facts)
+        if check:
+            _show_damage(damage)
+    return 1 if damage else 0
+
+
+def _check(url: str) -> list[StoreCorrupt]:
+    from nexus_vdb.registry import check_store
+
+    with progress_bar("bytes", lines=True) as update:
+        return check_store(url, lambda done, total: update(done, total, "checked"))
+
+
+def _show_damage(damage: list[StoreCorrupt]) -> None:
+    for error in damage:
+        click.echo(str(error))
+    for hint in dict.fromkeys(error.hint for error in damage):
+        note(hint)
+    if not damage:
+        click.echo("checked: all is as it was written")
+
+
+def _info(url: str) -> StoreInfo:
     from nexus_vdb.registry import open_store
 
     store = open_store(url)
     try:
-        facts = _facts(store.info())
+        return store.info()
     finally:
         store.close()
-    if as_json:
-        print_json(facts)
-    else:
-        _show(facts)
 
 
 def _facts(info: StoreInfo) -> dict[str, Any]:
