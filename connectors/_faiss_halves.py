@@ -7,6 +7,7 @@ microseconds to make and no memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import faiss
@@ -105,7 +106,22 @@ def _by_faiss(
                 return rows[0][near], scores[0][near]
             wanted *= 4
 
-    return [search(query) for query in np.ascontiguousarray(queries, dtype=np.float32)]
+    with _one_thread():
+        return [search(query) for query in np.ascontiguousarray(queries, dtype=np.float32)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """FAISS shares queries out over threads: for a single one these would only wait for each other.
+
+    The number is the calling thread's own.
+    """
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _view(halves: Halves) -> Any:
