@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nexus_vdb.errors import StoreCorrupt
-from nexus_vdb.folders import write_durably
+from nexus_vdb.folders import naming, write_durably
 from nexus_vdb.ranking import Rows
 
 __all__ = [
@@ -52,7 +52,7 @@ PAGE = 4096
 Sums: TypeAlias = npt.NDArray[np.uint32]
 _T = TypeVar("_T", bound=np.generic)
 
-_NAMED = re.compile(r"-([0-9a-f]{8})\.[a-z0-9]+$")
+_NAMED = re.compile(r"^(?:sums|[a-z]+-\d{8,})-([0-9a-f]{8})\.[a-z0-9]+$")
 
 
 def corrupt(path: Path, what: str) -> StoreCorrupt:
@@ -84,11 +84,8 @@ class SummedFile(io.BufferedWriter):
         if not view.nbytes:
             return 0
         view = view.cast("B")
-        try:
+        with naming(self.path):
             super().write(view)
-        except OSError as error:
-            error.filename = error.filename or str(self.path)
-            raise
         start = 0
         while start < len(view):
             part = view[start : start + PAGE - self.size % PAGE]
@@ -101,12 +98,14 @@ class SummedFile(io.BufferedWriter):
 
     def settle(self) -> None:
         """On disk when it returns."""
-        try:
+        with naming(self.path):
             self.flush()
             os.fsync(self.fileno())
-        except OSError as error:
-            error.filename = error.filename or str(self.path)
-            raise
+
+    def close(self) -> None:
+        """What is still held goes to the system first."""
+        with naming(self.path):
+            super().close()
 
     @property
     def sums(self) -> Sums:
@@ -160,7 +159,7 @@ def check_named(path: Path, content: Any) -> None:
     Raises:
         StoreCorrupt: it is another.
     """
-    found = _NAMED.search(path.name)
+    found = _NAMED.match(path.name)
     if found and zlib.crc32(content) != int(found[1], 16):
         raise corrupt(path, "is damaged")
 
@@ -214,11 +213,19 @@ class Pages:
 
     def need_rows(self, rows: Rows, width: int) -> None:
         """Make sure of some rows, each `width` bytes long."""
-        if self._left and len(rows):
-            first = rows * width // PAGE
-            last = (rows * width + width - 1) // PAGE
-            steps = range(int((last - first).max()) + 1)
-            self._compare(np.unique([np.minimum(first + step, last) for step in steps]))
+        if not self._left or not len(rows):
+            return
+        first, most = rows // max(1, PAGE // width), 1  # of pages that a row lies on
+        last = first
+        if PAGE % width:
+            first, last = rows * width // PAGE, (rows * width + width - 1) // PAGE
+            most = (width - 2) // PAGE + 2
+        for step in range(most):
+            pages = np.minimum(first + step, last)
+            # Nearly all have been compared before: only the others are worth sorting.
+            unseen = pages[~self._trusted[pages]]
+            if len(unseen):
+                self._compare(np.unique(unseen))
 
     def need_all(self) -> None:
         """Make sure of the whole file."""

@@ -138,8 +138,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     value = {"format": FORMAT} | asdict(manifest)
     content = json.dumps(value | {"checksum": _checksum(value)}, indent=1).encode()
     write_durably(folder / MANIFEST, content)
-    with contextlib.suppress(OSError):
-        (folder / BACKUP).write_bytes(content)
+    temporary = folder / f"{BACKUP}.tmp"
+    with contextlib.suppress(OSError):  # there is no need to wait for it, nor to fail with it
+        temporary.write_bytes(content)
+        temporary.replace(folder / BACKUP)
 
 
 def _checksum(value: dict[str, Any]) -> str:
@@ -165,7 +167,7 @@ def sweep(folder: Path, manifest: Manifest) -> None:
         changing = (*path.glob("dead-*"), *path.glob("codes*"))
         _unlink(old for old in changing if old.name not in entries[path.name])
     _unlink(old for old in folder.glob("meta-*.json*") if old.name != manifest.meta)
-    _unlink([folder / f"{MANIFEST}.tmp"])
+    _unlink(folder / f"{name}.tmp" for name in (MANIFEST, BACKUP))
 
 
 def _unlink(paths: Any) -> None:

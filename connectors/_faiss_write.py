@@ -20,7 +20,7 @@ from nexus_vdb.connectors._faiss_files import CODES, SegmentEntry
 from nexus_vdb.connectors._faiss_halves import Halves, floats
 from nexus_vdb.connectors._faiss_lists import LISTED, list_rows
 from nexus_vdb.errors import StoreError
-from nexus_vdb.folders import fsync_folder
+from nexus_vdb.folders import fsync_folder, naming
 from nexus_vdb.ranking import Rows, cut_vectors
 from nexus_vdb.records import take_records
 from nexus_vdb.tables import codes_of, hex_array, table_schema, vector_array, vectors_of
@@ -177,7 +177,9 @@ def _put_in_lists(
 ) -> int:
     narrow, has_prefix = schema.cuts[0], len(schema.cuts) > 1
     path = folder / ("prefix.f16" if has_prefix else "vectors.f16")
-    order, lists = list_rows(folder / "lists.npz", np.memmap(path, "<f2", "r", 0, (rows, narrow)))
+    with naming(folder / "lists.npz"):
+        halves = np.memmap(path, "<f2", "r", 0, (rows, narrow))
+        order, lists = list_rows(folder / "lists.npz", halves)
     places = np.empty(rows, dtype="<u4")
     places[order] = np.arange(rows, dtype="<u4")
     sums["order.u32"] = _write(folder / "order.u32", (order.astype("<u4"), places))

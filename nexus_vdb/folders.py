@@ -5,23 +5,39 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nexus_vdb.errors import StoreLocked
 
-__all__ = ["FolderLock", "fsync_folder", "write_durably"]
+__all__ = ["FolderLock", "fsync_folder", "naming", "write_durably"]
 
 
 def write_durably(path: Path, content: bytes) -> None:
     """Replace a file as a whole; on disk when it returns, and never seen half written."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with naming(temporary), temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     fsync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of the system that do not, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def fsync_folder(folder: Path) -> None:
@@ -59,8 +75,9 @@ class FolderLock:
             raise StoreLocked(
                 f"{folder} is in use by process {holder or '?'}", hint=hint
             ) from error
-        os.ftruncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
+        with suppress(OSError):  # it is there for people; the disk may be full
+            os.ftruncate(handle, 0)
+            os.write(handle, str(os.getpid()).encode())
         self.release = weakref.finalize(self, os.close, handle)
 
 
