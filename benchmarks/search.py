@@ -4,10 +4,11 @@
     python benchmarks/search.py run runs/million --count 10000 --count 100000 --count 1000000
     python benchmarks/search.py report runs/million --out benchmarks/search.md
 
-Each engine is built and measured in processes of its own, on the same vectors and held-out queries;
-what has been done is kept in the folder and not done again. Build time is processor time (user and
-system, all threads), which other work on the machine disturbs little; latency is wall time of one
-query at a time on one thread, after a first pass over the queries.
+What is compared is installed by `pip install ".[bench]"`. Each engine is built and measured in
+processes of its own, on the same vectors and held-out queries; what has been done is kept in the
+folder and not done again. Build time is processor time (user and system, all threads), which other
+work on the machine disturbs little; latency is wall time of one query at a time on one thread,
+after a first pass over the queries.
 """
 
 from __future__ import annotations
