@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from nexus_vdb.connectors._faiss_halves import Scored, best_of, highest
 from nexus_vdb.connectors._faiss_lists import Lists
@@ -10,12 +11,16 @@ from nexus_vdb.connectors._faiss_scan import best_codes, scan_lists
 from nexus_vdb.connectors._faiss_state import State, View
 from nexus_vdb.filters import Filter
 from nexus_vdb.ranking import Rows, cut_vectors, in_order, rerank
+from nexus_vdb.records import take_queries
 from nexus_vdb.types import Floats, Hit, QueryBatch, SearchPlan
 
 __all__ = ["search"]
 
 _SHORT_PER_HIT, _SHORT = 8, 128
 """What a narrow cut keeps: of a million texts, 128 lose 0.2 % of the top 10, and 64 lose 0.5 %."""
+
+_TOGETHER = 256
+"""Queries that share a pass over what they are compared with."""
 
 _ROUNDING = 1e-3
 """By how much rounding to float16, which changes lengths as well, may move a cosine."""
@@ -25,14 +30,16 @@ def search(
     state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None
 ) -> list[list[Hit]]:
     """The k best by cosine: of all for "exact", else of the best candidates of the hash."""
-    if plan.candidates == "exact":
-        near = _nearest(state, queries.vectors, plan, where)
-    else:
-        pairs = zip(_candidates(state, queries, plan, where), queries.vectors, strict=True)
-        near = [_narrowed(state, places, vector, plan) for places, vector in pairs]
-    return [
-        _hits(state, rows, vector, plan) for rows, vector in zip(near, queries.vectors, strict=True)
-    ]
+    hits: list[list[Hit]] = []
+    for start in range(0, len(queries), _TOGETHER):
+        some = take_queries(queries, range(start, min(start + _TOGETHER, len(queries))))
+        if plan.candidates == "exact":
+            near = _nearest(state, some.vectors, plan, where)
+        else:
+            near = _near(state, some, plan, where)
+        pairs = zip(near, some.vectors, strict=True)
+        hits += [_hits(state, rows, vector, plan) for rows, vector in pairs]
+    return hits
 
 
 def _nearest(state: State, vectors: Floats, plan: SearchPlan, where: Filter | None) -> list[Rows]:
@@ -52,6 +59,16 @@ def _nearest(state: State, vectors: Floats, plan: SearchPlan, where: Filter | No
         for mine, (rows, scores) in zip(found, best, strict=True):
             mine.append((rows + start, scores))
     return [best_of(parts, plan.k, slack=_ROUNDING)[0] for parts in found]
+
+
+def _near(state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None) -> list[Rows]:
+    """For each query the best of its candidates."""
+    units = {cut: cut_vectors(queries.vectors, cut) for cut in plan.cuts}
+    candidates = _candidates(state, queries, plan, where)
+    return [
+        _narrowed(state, places, {cut: part[[row]] for cut, part in units.items()}, plan.k)
+        for row, places in enumerate(candidates)
+    ]
 
 
 def _candidates(
@@ -94,22 +111,26 @@ def _count(plan: SearchPlan) -> int:
     return max(int(plan.candidates), plan.k)
 
 
-def _narrowed(state: State, places: Rows, vector: Floats, plan: SearchPlan) -> Rows:
-    """The rows of the best candidates cut by cut: in the end k, with all that may be as good."""
-    dim, short = state.manifest.schema.dim, max(_SHORT_PER_HIT * plan.k, _SHORT)
-    narrow = state.manifest.schema.cuts[0]
-    if plan.cuts[0] == narrow and len(places) > short:
-        unit = cut_vectors(vector[None], narrow)
-        ((best, _),) = highest(state.prefixes(places), unit, short)
+def _narrowed(state: State, places: Rows, units: Mapping[int, Floats], k: int) -> Rows:
+    """The rows of the best candidates cut by cut: in the end k, with all that may be as good.
+
+    Args:
+        state: What is searched.
+        places: The candidates.
+        units: The query at each cut, narrow to wide, float32 `[1, cut]`.
+        k: Hits wanted.
+    """
+    schema, cuts, short = state.manifest.schema, list(units), max(_SHORT_PER_HIT * k, _SHORT)
+    if cuts[0] == schema.cuts[0] and len(places) > short:
+        ((best, _),) = highest(state.prefixes(places), units[cuts[0]], short)
         places = places[best]
     rows = state.rows_at(places)
-    for cut in plan.cuts:
-        keep, slack = (plan.k, _ROUNDING) if cut == plan.cuts[-1] else (short, 0.0)
+    for cut, unit in units.items():
+        keep, slack = (k, _ROUNDING) if cut == cuts[-1] else (short, 0.0)
         if len(rows) > keep:
-            unit = cut_vectors(vector[None], cut)
-            halves = state.halves(rows, cut)
-            ((best, _),) = highest(halves, unit, keep, slack=slack, normalize=cut < dim)
-            rows = rows[best]
+            whole = cut == schema.dim
+            found = highest(state.halves(rows, cut), unit, keep, slack=slack, normalize=not whole)
+            rows = rows[found[0][0]]
     return rows
 
 

@@ -234,6 +234,9 @@ class State:
         return found
 
     def _by_segment(self, rows: Rows) -> Iterator[tuple[Segment, Rows, Rows]]:
+        if len(self.views) == 1:
+            yield self.views[0].segment, np.arange(len(rows)), rows
+            return
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(numbers):
             at = np.flatnonzero(numbers == number)
