@@ -6,12 +6,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from nexus_vdb.connectors._faiss_scan import HashScan, table_scores
 from nexus_vdb.connectors.faiss import FaissStore
@@ -99,75 +96,6 @@ def test_a_segment_large_enough_for_faiss_finds_what_memory_finds(folder: Path) 
         shares.append(len({hit.id for hit in hits} & {hit.id for hit in expected}) / 10)
     assert np.mean(shares) >= 0.95
     pair.check_search(queries, SearchPlan(k=10, candidates="exact", cuts=(96,)))
-
-
-# Filters: whatever is asked, the same rows as the reference
-
-_scalars = st.one_of(
-    st.sampled_from([0, 1, 2, 1.0, 0.5, -3, 2**53, 2**53 + 1, -(2**60), 10**400]),
-    st.sampled_from([True, False]),
-    st.sampled_from(["", "a", "b", "1", "true", "2020-01-01", "2020-01-01T01:00:00+01:00"]),
-)
-_odd = st.one_of(_scalars, st.none(), st.just(float("inf")), st.just({"x": 1}), st.just([1]))
-_values = st.one_of(_odd, st.lists(_odd, max_size=3), st.dictionaries(st.just("x"), _odd))
-_metadata = st.dictionaries(st.sampled_from(["p", "q"]), _values)
-_bounds = st.one_of(
-    st.dictionaries(
-        st.sampled_from(["$gt", "$gte", "$lt", "$lte"]),
-        st.sampled_from([0, 1, 0.5, 2**53, 2**53 + 1, -(2**60)]),
-        min_size=1,
-    ),
-    st.dictionaries(
-        st.sampled_from(["$gt", "$gte", "$lt", "$lte"]),
-        st.sampled_from(["2020-01-01", "2019-12-31T23:00:00-01:00", "2021-05-05"]),
-        min_size=1,
-    ),
-)
-_conditions = st.one_of(
-    _scalars,
-    _bounds,
-    st.builds(lambda value: {"$ne": value}, _scalars),
-    st.builds(lambda values: {"$in": values}, st.lists(_scalars, max_size=3)),
-    st.builds(lambda values: {"$nin": values}, st.lists(_scalars, max_size=3)),
-    st.builds(lambda value: {"$exists": value}, st.booleans()),
-)
-_leaves = st.dictionaries(st.sampled_from(["p", "q", "p.x", "r"]), _conditions, min_size=1)
-_filters = st.recursive(
-    _leaves,
-    lambda inner: st.one_of(
-        st.builds(lambda parts: {"$and": parts}, st.lists(inner, min_size=1, max_size=3)),
-        st.builds(lambda parts: {"$or": parts}, st.lists(inner, min_size=1, max_size=3)),
-        st.builds(lambda part: {"$not": part}, inner),
-    ),
-    max_leaves=4,
-)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(metadata=st.lists(_metadata, min_size=1, max_size=12), wheres=st.lists(_filters, min_size=5))
-def test_random_filters_match_the_same_rows(
-    tmp_path_factory: pytest.TempPathFactory,
-    metadata: list[dict[str, Any]],
-    wheres: list[dict[str, Any]],
-) -> None:
-    folder = tmp_path_factory.mktemp("filters")
-    schema = StoreSchema(dim=4, cuts=(4,))
-    pair = Pair(FaissStore.open(f"faiss://{folder}", schema), MemoryStore.open("memory://", schema))
-    records = replace(sample_records(len(metadata), dim=4), metadata=metadata)
-    half = len(metadata) // 2
-    pair.upsert(select(records, records.ids[:half]))
-    pair.upsert(select(records, records.ids[half:]))
-    plan = SearchPlan(k=20, candidates="exact", cuts=(4,))
-    for where in wheres:
-        condition = parse_filter(where)
-        assert pair.store.count(condition) == pair.reference.count(condition)
-        found, expected = (
-            {hit.id for hit in one.search(sample_queries(1, dim=4), plan, condition)[0]}
-            for one in (pair.store, pair.reference)
-        )
-        assert found == expected
-    pair.store.close()
-    shutil.rmtree(folder)
 
 
 # Segments

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -8,7 +7,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from nexus_vdb.connectors._qdrant_filter import condition_of, dates_in
 from nexus_vdb.connectors.memory import MemoryStore
@@ -17,61 +15,14 @@ from nexus_vdb.connectors.qdrant_edge import QdrantEdgeStore
 from nexus_vdb.filters import Or, parse_filter
 from nexus_vdb.testing.compare import Pair
 from nexus_vdb.testing.store import sample_queries, sample_records
-from nexus_vdb.types import Metadata, SearchPlan, StoreSchema
+from nexus_vdb.types import SearchPlan, StoreSchema
 from tests.qdrant_local import local_mode
 from tests.qdrant_server import quick_folder
+from tests.random_filters import FILTERS, ODD
 
 SCHEMA = StoreSchema(dim=4, cuts=(4,))
 
 # Whatever is asked, the same rows as the reference
-
-_LARGE = [2**53, 2**53 + 1, -(2**60), 2**63 - 1, 10**400, 1e300]
-_DATES = ["2020-01-01", "2020-01-01T01:00:00+01:00", "0001-01-01T00:00:00+05:00", "9999-12-31"]
-_ODD_DATES = ["2020-01-01T00", "2020-W01-1", "2020-01-01x00:00", "2020-01-01T23:59:60Z"]
-_VALUES: list[Any] = [
-    *(0, 1, 2, 1.0, 0.5, -3, 0.1, float(2**53), *_LARGE[:4], 1e300),
-    *(True, False, None, "", "a", "1", "true", "A", *_DATES, *_ODD_DATES),
-    *([], {}, [None], [[]], [[1]], [1, "a"], [2, [0]], [{"x": 1}], {"x": 1}, {"x": ["a", True]}),
-    *({"x": None}, {"x": _DATES[1]}, [*_DATES[:1], "b"], {'"': 1}, {"\\": 1}, {"x": {'"': 1}}),
-]
-_ROWS: list[Metadata] = [
-    {},
-    *({"p": value} for value in _VALUES),
-    *({"p": one, "q": other} for one, other in itertools.pairwise(_VALUES)),
-    *({name: 1} for name in ("p.x", 'p"', "p\\", "[]", "p[0]", "p[]", "metadata", "é")),
-]
-_PATHS = ["p", "q", "p.x", "r", "p\\.x", 'p"', "p.\\\\", 'p."', "p[0]", "p[]", "[]", "é", "p\ud800"]
-_scalars: st.SearchStrategy[Any] = st.sampled_from(
-    [0, 1, 2, 1.0, 0.5, -3, 0.1, *_LARGE, True, False, "", "a", "1", "\ud800", *_DATES]
-)
-
-
-def _between(bounds: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    names = st.sampled_from(["$gt", "$gte", "$lt", "$lte"])
-    return st.dictionaries(names, st.sampled_from(bounds), min_size=1)
-
-
-_conditions = st.one_of(
-    st.one_of(st.booleans(), _scalars),
-    _between([0, 1, 0.5, -3, *_LARGE]),
-    _between([*_DATES, "2019-12-31T23:00:00-01:00", "2020-01-01T00:00:00.000001"]),
-    st.fixed_dictionaries({"$ne": _scalars}),
-    st.fixed_dictionaries({"$in": st.lists(_scalars, max_size=4)}),
-    st.fixed_dictionaries({"$nin": st.lists(_scalars, max_size=4)}),
-    st.fixed_dictionaries({"$exists": st.booleans()}),
-)
-_paths = st.one_of(st.just("p"), st.sampled_from(_PATHS))
-_leaves = st.dictionaries(_paths, _conditions, min_size=1, max_size=2)
-_filters = st.recursive(
-    _leaves,
-    lambda inner: st.one_of(
-        st.fixed_dictionaries({"$and": st.lists(inner, min_size=1, max_size=3)}),
-        st.fixed_dictionaries({"$or": st.lists(inner, min_size=1, max_size=3)}),
-        st.fixed_dictionaries({"$not": inner}),
-    ),
-    max_leaves=4,
-)
-
 
 _INDEXES = {
     "plain": "",
@@ -97,17 +48,17 @@ def odd_pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
             store = QdrantEdgeStore.open(url, SCHEMA)
             assert len(store.info().details["indexes"]) == 1 + index.count(":")
             pair = Pair(store, reference)
-        pair.upsert(replace(sample_records(len(_ROWS), dim=4), metadata=_ROWS))
+        pair.upsert(replace(sample_records(len(ODD), dim=4), metadata=ODD))
         yield pair
         pair.store.close()
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(where=_filters)
+@given(where=FILTERS)
 def test_random_filters_match_the_same_rows(odd_pair: Pair, where: dict[str, Any]) -> None:
     condition = parse_filter(where)
     assert odd_pair.store.count(condition) == odd_pair.reference.count(condition)
-    plan = SearchPlan(k=len(_ROWS), candidates="exact", cuts=(4,))
+    plan = SearchPlan(k=len(ODD), candidates="exact", cuts=(4,))
     found, expected = (
         {hit.id for hit in one.search(sample_queries(1, dim=4), plan, condition)[0]}
         for one in (odd_pair.store, odd_pair.reference)
