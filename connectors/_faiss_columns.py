@@ -63,14 +63,14 @@ class Texts:
     def __len__(self) -> int:
         return len(self._array)
 
-    @cached_property
-    def decoded(self) -> list[dict[str, Any]]:
-        """All of them."""
-        return [json.loads(text) for text in self._array.to_pylist()]
+    def values(self, path: Path, row: int) -> list[Any]:
+        """What stands at a path in one row."""
+        return values_at(json.loads(self._array[row].as_py()), path)
 
-    def decode(self, row: int) -> Any:
-        """One of them."""
-        return json.loads(self._array[row].as_py())
+    def all_values(self, path: Path) -> list[list[Any]]:
+        """What stands at a path, row by row."""
+        # Kept no longer than needed: a million dicts at once are slow to make.
+        return [values_at(json.loads(text), path) for text in self._array.to_pylist()]
 
     def read(self, path: Path, kind: Any) -> Any | None:
         """The values at a path as an Arrow array; None if they are not all of that kind."""
@@ -144,7 +144,7 @@ class Column:
             if array is not None:
                 self._kind = kind
                 return self._add_array(first, array, texts)
-        found = [values_at(metadata, self._path) for metadata in texts.decoded]
+        found = texts.all_values(self._path)
         self._add_mixed(first, found)
         return np.array([bool(values) for values in found], dtype=bool)
 
@@ -163,7 +163,7 @@ class Column:
             numbers = array.to_numpy()
             large = np.abs(numbers) >= _EXACT
             for row in np.unique(rows[large]).tolist():
-                self._odd[row + first] = values_at(texts.decode(row), self._path)
+                self._odd[row + first] = texts.values(self._path, row)
             self._numbers.add(rows[~large] + first, numbers[~large])
         return exists
 
