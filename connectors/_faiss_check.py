@@ -86,15 +86,22 @@ class SummedFile(io.BufferedWriter):
         view = view.cast("B")
         with naming(self.path):
             super().write(view)
-        start = 0
-        while start < len(view):
-            part = view[start : start + PAGE - self.size % PAGE]
-            self._open = zlib.crc32(part, self._open)
-            self.size, start = self.size + len(part), start + len(part)
+        rest = view[: -self.size % PAGE]
+        self._add(rest)
+        whole = len(view) - (len(view) - len(rest)) % PAGE
+        pages = range(len(rest), whole, PAGE)
+        self._sums.extend([zlib.crc32(view[page : page + PAGE]) for page in pages])
+        self.size += whole - len(rest)
+        self._add(view[whole:])
+        return len(view)
+
+    def _add(self, part: memoryview) -> None:
+        """Sum what does not go beyond the page that is begun."""
+        if len(part):
+            self._open, self.size = zlib.crc32(part, self._open), self.size + len(part)
             if self.size % PAGE == 0:
                 self._sums.append(self._open)
                 self._open = 0
-        return len(view)
 
     def settle(self) -> None:
         """On disk when it returns."""
