@@ -7,8 +7,7 @@ Python.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -32,6 +31,7 @@ from nexus_vdb.filters import (
     values_at,
 )
 from nexus_vdb.ranking import Rows
+from nexus_vdb.types import Metadata
 
 __all__ = ["Column", "Path", "Texts"]
 
@@ -55,22 +55,23 @@ class Texts:
 
     Args:
         array: Arrow strings, each a JSON object.
+        decode: What makes a dict of one.
     """
 
-    def __init__(self, array: Any) -> None:
-        self._array = array
+    def __init__(self, array: Any, decode: Callable[[str], Metadata]) -> None:
+        self._array, self._decode = array, decode
 
     def __len__(self) -> int:
         return len(self._array)
 
     def values(self, path: Path, row: int) -> list[Any]:
         """What stands at a path in one row."""
-        return values_at(json.loads(self._array[row].as_py()), path)
+        return values_at(self._decode(self._array[row].as_py()), path)
 
     def all_values(self, path: Path) -> list[list[Any]]:
         """What stands at a path, row by row."""
         # Kept no longer than needed: a million dicts at once are slow to make.
-        return [values_at(json.loads(text), path) for text in self._array.to_pylist()]
+        return [values_at(self._decode(text), path) for text in self._array.to_pylist()]
 
     def read(self, path: Path, kind: Any) -> Any | None:
         """The values at a path as an Arrow array; None if they are not all of that kind."""

@@ -28,7 +28,7 @@ class FilterColumns:
         """Which rows of the segment match, dead ones included, bool `[n]`."""
         made = {path: Column(path) for path in _paths(where) - self._columns.keys()}
         for array in self._segment.table.arrays("metadata") if made else ():
-            texts = Texts(array)
+            texts = Texts(array, self._segment.decode)
             for column in made.values():
                 column.add(texts)
         columns = self._columns | {path: column.freeze() for path, column in made.items()}

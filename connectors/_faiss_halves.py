@@ -103,6 +103,7 @@ def _by_faiss(
             scores, rows = index.search(query[None], min(wanted, count), params=selected)
             near = scores[0] >= scores[0][k - 1] - slack
             if wanted >= count or not near.all():
+                near &= rows[0] >= 0  # what is not a number is not found
                 return rows[0][near], scores[0][near]
             wanted *= 4
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from nexus_vdb.connectors._faiss_halves import Scored, best_of, highest
@@ -139,8 +138,8 @@ def _hits(state: State, rows: Rows, vector: Floats, plan: SearchPlan) -> list[Hi
     ids = state.column("id", rows)
     order = in_order(scores, ids, plan.k)
     best = rows[order]
-    columns = (state.column(name, best) for name in ("document_id", "text", "metadata"))
+    columns = *(state.column(name, best) for name in ("document_id", "text")), state.metadata(best)
     return [
-        Hit(ids[place], document_id, float(scores[place]), text, json.loads(metadata))
+        Hit(ids[place], document_id, float(scores[place]), text, metadata)
         for place, document_id, text, metadata in zip(order, *columns, strict=True)
     ]

@@ -160,7 +160,14 @@ class Segment:
 
     def metadata(self, rows: Rows) -> list[Metadata]:
         """The decoded metadata of some rows."""
-        return [json.loads(text) for text in self.column("metadata", rows)]
+        return [self.decode(text) for text in self.column("metadata", rows)]
+
+    def decode(self, text: str) -> Metadata:
+        """The metadata in a text; one of a store without checksums may be damaged."""
+        try:
+            return dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise corrupt(self.folder / "rows.arrow", f"is damaged: {error}") from error
 
     def records(self, rows: Rows) -> Records:
         """Whole records of some rows."""

@@ -23,7 +23,7 @@ from nexus_vdb.errors import StoreCorrupt
 from nexus_vdb.filters import Filter
 from nexus_vdb.ranking import Rows
 from nexus_vdb.records import join_records, no_records, take_records
-from nexus_vdb.types import Floats, Records, StoreSchema
+from nexus_vdb.types import Floats, Metadata, Records, StoreSchema
 
 __all__ = ["State", "View", "load_state", "read_dead", "read_meta", "worth_merging"]
 
@@ -171,6 +171,14 @@ class State:
         values: list[Any] = [None] * len(rows)
         for segment, at, local in self._by_segment(rows):
             for place, value in zip(at.tolist(), segment.column(name, local), strict=True):
+                values[place] = value
+        return values
+
+    def metadata(self, rows: Rows) -> list[Metadata]:
+        """The decoded metadata of some rows."""
+        values: list[Metadata] = [{}] * len(rows)
+        for segment, at, local in self._by_segment(rows):
+            for place, value in zip(at.tolist(), segment.metadata(local), strict=True):
                 values[place] = value
         return values
 
