@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -108,22 +110,42 @@ def list_rows(path: Path, halves: Halves, *, seed: int = 0) -> tuple[Rows, int]:
     Returns:
         The row at each place, int64 `[n]`, and the number of lists.
     """
+    with _one_thread():
+        axes, centroids, lists = _clustered(halves, np.random.default_rng(seed))
+    starts = np.zeros(len(centroids) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(lists, minlength=len(centroids)), out=starts[1:])
+    with path.open("wb") as file:
+        np.savez(file, axes=axes, centroids=centroids, starts=starts)
+        file.flush()
+        os.fsync(file.fileno())
+    return np.argsort(lists, kind="stable"), len(centroids)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Of many small products: threads wait for each other longer than they work.
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _clustered(
+    halves: Halves, random: np.random.Generator
+) -> tuple[Floats, Halves, npt.NDArray[np.int32]]:
+    """Axes, centroids, and the list of each row."""
     count = len(halves)
     wanted = min(_MOST, round(4 * count**0.5))
     size = min(count, _SAMPLE_PER_LIST * wanted, _SAMPLE // halves.shape[1])
-    random = np.random.default_rng(seed)
     sample = floats(halves[np.sort(random.choice(count, size, replace=False))])
     axes = _leading(sample)
-    tree = _Tree.grow(_projected(sample, axes), wanted)
+    project = _projection(axes)
+    tree = _Tree.grow(project(sample), wanted)
     del sample
-    lists = np.concatenate([tree.assign(block) for block in _all_projected(halves, axes)])
-    starts = np.zeros(len(tree.centroids) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(lists, minlength=len(tree.centroids)), out=starts[1:])
-    with path.open("wb") as file:
-        np.savez(file, axes=axes, centroids=tree.centroids.astype(np.float16), starts=starts)
-        file.flush()
-        os.fsync(file.fileno())
-    return np.argsort(lists, kind="stable"), len(tree.centroids)
+    lists = np.concatenate([tree.assign(block) for block in _projected(halves, project)])
+    return axes, tree.centroids.astype(np.float16), lists
 
 
 def _leading(sample: Floats) -> Floats:
@@ -132,18 +154,27 @@ def _leading(sample: Floats) -> Floats:
     return np.ascontiguousarray(axes[:, -_AXES:], dtype=np.float32)
 
 
-def _projected(units: Floats, axes: Floats) -> Floats:
-    projected = units @ axes
-    faiss.normalize_L2(projected)
-    return projected
+def _projection(axes: Floats) -> Callable[[Floats], Floats]:
+    library: Any = faiss  # its stubs know the C++ signatures only
+    transform = library.LinearTransform(*axes.shape, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(axes.T).ravel(), transform.A)
+    transform.is_trained = True
+
+    def project(units: Floats) -> Floats:
+        projected = transform.apply(units)
+        faiss.normalize_L2(projected)
+        return np.asarray(projected)
+
+    return project
 
 
-def _all_projected(halves: Halves, axes: Floats) -> Iterator[Floats]:
+def _projected(halves: Halves, project: Callable[[Floats], Floats]) -> Iterator[Floats]:
     for start in range(0, len(halves), _BLOCK):
         end = min(start + _BLOCK, len(halves))
         steps = range(start, end, _STEP)
-        parts = [_projected(floats(halves[row : min(row + _STEP, end)]), axes) for row in steps]
-        yield np.concatenate(parts)
+        yield np.concatenate(
+            [project(floats(halves[row : min(row + _STEP, end)])) for row in steps]
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
