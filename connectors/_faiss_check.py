@@ -49,6 +49,9 @@ __all__ = [
 PAGE = 4096
 """Bytes: one row of vectors lies on one page or two, and a sum takes a microsecond."""
 
+_HEADER = 65_536
+"""Bytes that the line of JSON is far from filling."""
+
 Sums: TypeAlias = npt.NDArray[np.uint32]
 _T = TypeVar("_T", bound=np.generic)
 
@@ -177,12 +180,13 @@ def read_sums(path: Path) -> dict[str, tuple[int, Sums]]:
     Raises:
         StoreCorrupt: the file of the sums is missing or damaged.
     """
-    content = read_named(path)
-    header, _, words = content.partition(b"\n")
+    octets = mapped_octets(path)
+    check_named(path, octets)
+    header = octets[:_HEADER].tobytes().partition(b"\n")[0]
     found, start = {}, len(header) + 1
     for name, size in json.loads(header).items():
         pages = -(-size // PAGE)
-        found[name] = size, np.frombuffer(content, "<u4", pages, start)
+        found[name] = size, np.frombuffer(octets.data, "<u4", pages, start)
         start += 4 * pages
     return found
 
