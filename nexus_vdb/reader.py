@@ -42,6 +42,9 @@ Where = Mapping[str, Any]
 _INFO_SECONDS = 30.0
 """How long what a store says of itself is taken as true: a server is not asked at every search."""
 
+_LOOKS = 20
+"""How often documents are read anew when a writer changes them meanwhile."""
+
 _INGEST_FIRST = "fill it first: nexus-vdb ingest SOURCE --store URL"
 
 
@@ -297,7 +300,13 @@ class Reader:
 
     def get(self, ids: Sequence[str]) -> Records:
         """The chunks of these documents, in their order; unknown documents are left out."""
-        return self.store.get(self._chunk_ids(ids))
+        for _ in range(_LOOKS):
+            stored = self.store.fingerprints(ids)
+            records = self.store.get(_chunk_ids(ids, stored))
+            # A writer may have committed between the two: then they tell of different versions.
+            if _fingerprints(records) == stored:
+                break
+        return records
 
     def info(self) -> Overview:
         """What is stored; at most half a minute old, except for changes made here."""
@@ -359,12 +368,26 @@ class Reader:
         self.close()
 
     def _chunk_ids(self, document_ids: Sequence[str]) -> list[str]:
-        stored = self.store.fingerprints(document_ids)
-        return [
-            chunk_id(document_id, ordinal)
-            for document_id in dict.fromkeys(document_ids)
-            for ordinal in sorted(stored.get(document_id, ()))
-        ]
+        return _chunk_ids(document_ids, self.store.fingerprints(document_ids))
+
+
+def _chunk_ids(document_ids: Sequence[str], stored: Mapping[str, Mapping[int, str]]) -> list[str]:
+    return [
+        chunk_id(document_id, ordinal)
+        for document_id in dict.fromkeys(document_ids)
+        for ordinal in sorted(stored.get(document_id, ()))
+    ]
+
+
+def _fingerprints(records: Records) -> dict[str, dict[int, str]]:
+    """What a store's `fingerprints` says of these documents."""
+    found: dict[str, dict[int, str]] = {}
+    columns = zip(
+        records.document_ids, records.ordinals.tolist(), records.content_hashes, strict=True
+    )
+    for document_id, ordinal, digest in columns:
+        found.setdefault(document_id, {})[ordinal] = digest
+    return found
 
 
 def _mean(records: Records) -> Floats:
