@@ -41,7 +41,10 @@ def pack(logits: Floats) -> Codes:
 
 
 def signs(codes: Codes) -> Floats:
-    """Codes uint64 `[n]` as float32 `[n, 64]` of +1 and -1."""
+    """Codes uint64 `[n]` as float32 `[n, 64]` of +1 and -1.
+
+    As the hash logits of a query they rank by Hamming distance: it is (64 - score) / 2.
+    """
     octets = np.ascontiguousarray(codes, dtype="<u8").view(np.uint8).reshape(-1, BITS // 8)
     return np.unpackbits(octets, axis=1, bitorder="little").astype(np.float32) * 2 - 1
 
