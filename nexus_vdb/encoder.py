@@ -100,6 +100,14 @@ class OnnxEncoder:
             raise ConfigError(f"Invalid head={head}; valid: {', '.join(_HEADS)}")
         return self._run(texts, (head,))[0]
 
+    def encode_heads(self, texts: Sequence[str]) -> tuple[QueryBatch, dict[str, Floats]]:
+        """As `encode`, with "semantic" `[n, 512]` and "entity" `[n, 256]` from the same run."""
+        vectors, logits, semantic, entity = self._run(
+            texts, ("embedding", "hash_logits", "semantic", "entity")
+        )
+        heads = {"semantic": semantic, "entity": entity}
+        return QueryBatch(vectors, logits, pack(logits)), heads
+
     def _run(self, texts: Sequence[str], outputs: tuple[str, ...]) -> list[Floats]:
         limit = self.max_tokens
         # A text without a single piece (white space) is a lone padding token: a fixed vector.

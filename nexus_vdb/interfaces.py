@@ -31,6 +31,7 @@ __all__ = [
     "Source",
     "Store",
     "SupportsCheck",
+    "SupportsHeads",
     "SupportsIds",
     "SupportsOptimize",
     "SupportsRecode",
@@ -117,6 +118,14 @@ class Encoder(TokenCounter, Protocol):
 
     def encode(self, texts: Sequence[str]) -> QueryBatch:
         """Embed texts, in their order. An empty list gives a batch of length 0."""
+
+
+@runtime_checkable
+class SupportsHeads(Protocol):
+    """An encoder whose vectors are fused of several, which can be had by themselves."""
+
+    def encode_heads(self, texts: Sequence[str]) -> tuple[QueryBatch, dict[str, Floats]]:
+        """As `Encoder.encode`, and by head the unit vectors, float32 `[n, d]`, of the same run."""
 
 
 class Store(Protocol):

@@ -1,4 +1,4 @@
-"""Ranking quality: nDCG, recall and MRR at k, as trec_eval counts them.
+"""Ranking quality: nDCG, recall and MRR at k, as trec_eval counts them; Spearman of two columns.
 
 `qrels` are grades by document by query; `runs` are document ids by query, best first. Only queries
 with a relevant document (grade above 0) count, and each counts once: a query that has no run
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["Qrels", "Runs", "by_score", "mrr", "ndcg", "recall"]
+__all__ = ["Qrels", "Runs", "by_score", "mrr", "ndcg", "recall", "spearman"]
 
 Qrels = Mapping[str, Mapping[str, int]]
 Runs = Mapping[str, Sequence[str]]
@@ -50,6 +51,22 @@ def mrr(qrels: Qrels, runs: Runs, *, k: int = 10) -> float:
 def by_score(scores: Mapping[str, float]) -> list[str]:
     """Document ids by falling score, equal ones by id: a run of one query."""
     return sorted(scores, key=lambda id_: (-scores[id_], id_))
+
+
+def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Rank correlation of two columns of n numbers, in [-1, 1]; equal ones share their mean rank.
+
+    Spearman 1904, doi:10.2307/1412159. 0 where a column is constant.
+    """
+    ranks = np.stack([_ranks(first), _ranks(second)])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(ranks, axis=1)
+    return float(ranks[0] @ ranks[1] / norms.prod()) if norms.all() else 0.0
+
+
+def _ranks(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place], dtype=np.float64)
 
 
 def _dcg(grades: Sequence[int]) -> float:

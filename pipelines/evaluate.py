@@ -1,29 +1,48 @@
-"""The eval job: how well a model finds the documents that people judged relevant.
+"""The eval job: how well a model finds what people judged relevant, or grades likeness as they do.
 
 A test set is a folder in BEIR's format (Thakur et al. 2021, arXiv:2104.08663): `corpus.jsonl`,
-`queries.jsonl` and `qrels/test.tsv`.
+`queries.jsonl` and `qrels/test.tsv`; or a table of sentence pairs (`evaluate_pairs`).
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nexus_vdb.collection import Collection
-from nexus_vdb.errors import ConfigError, SourceError
-from nexus_vdb.metrics import mrr, ndcg, recall
+from nexus_vdb.errors import ConfigError
+from nexus_vdb.interfaces import Encoder, SupportsHeads
+from nexus_vdb.metrics import mrr, ndcg, recall, spearman
+from nexus_vdb.pipelines._eval_data import (
+    SentencePairs,
+    TestSet,
+    read_sentence_pairs,
+    read_test_set,
+)
+from nexus_vdb.pipelines._eval_heads import HeadRecorder
 from nexus_vdb.pipelines.ingest import IngestSettings, ingest
+from nexus_vdb.ranking import cut_vectors
 from nexus_vdb.reports import IngestReport
 from nexus_vdb.search import choose_depth, has_hash
 from nexus_vdb.stages import slices
-from nexus_vdb.types import Hit, QueryBatch, SearchPlan
+from nexus_vdb.types import Floats, Hit, QueryBatch, SearchPlan
 
-__all__ = ["TestSet", "evaluate", "fill", "read_test_set"]
+__all__ = [
+    "HeadRecorder",
+    "SentencePairs",
+    "TestSet",
+    "evaluate",
+    "evaluate_heads",
+    "evaluate_pairs",
+    "fill",
+    "read_sentence_pairs",
+    "read_test_set",
+]
 
 Found = dict[str, list[Hit]]
 """Chunks by query id, best first."""
@@ -31,44 +50,6 @@ Found = dict[str, list[Hit]]
 _DEPTH = 100
 _TOP = 10
 _BATCH = 512  # queries of one search: a store reads its vectors once for all of them
-
-
-class TestSet:
-    """Queries and judgements of a BEIR folder; the corpus stays in its file.
-
-    Attributes:
-        corpus: Path of the documents.
-        queries: Text by query id, of the judged queries only.
-        qrels: Grade by document id, by query id.
-    """
-
-    __test__ = False  # pytest, do not collect
-
-    def __init__(
-        self, corpus: Path, queries: dict[str, str], qrels: dict[str, dict[str, int]]
-    ) -> None:
-        self.corpus = corpus
-        self.queries = queries
-        self.qrels = qrels
-
-
-def read_test_set(folder: Path, *, split: str = "test") -> TestSet:
-    """Read queries and judgements.
-
-    Raises:
-        SourceError: a file is missing or not in the format.
-    """
-    corpus = folder / "corpus.jsonl"
-    if not corpus.is_file():
-        raise SourceError(
-            f"{corpus} is missing", hint="a BEIR folder has corpus.jsonl, queries.jsonl, qrels/"
-        )
-    qrels = _qrels(folder / "qrels" / f"{split}.tsv")
-    texts = dict(_query_texts(folder / "queries.jsonl"))
-    queries = {query: texts[query] for query in qrels if texts.get(query, "").strip()}
-    if not queries:
-        raise SourceError(f"no query of {folder} has a judgement")
-    return TestSet(corpus, queries, {query: qrels[query] for query in queries})
 
 
 def fill(
@@ -86,6 +67,7 @@ def evaluate(
     collection: Collection,
     test: TestSet,
     *,
+    shares: Sequence[float] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Search a filled collection with every judged query.
@@ -93,12 +75,24 @@ def evaluate(
     A document counts once, by its best chunk; one that is the query itself, id and text, is left
     out.
 
+    Args:
+        collection: Filled from the test set's corpus.
+        test: What is asked, and what is right.
+        shares: Of the records, as candidates of the hash: 0.01 for one in a hundred.
+        progress: Told how many queries of how many are answered, search by search.
+
     Returns:
         `ndcg@10`, `recall@100` and `mrr@10` of the exact order at full width; `cuts`: the same at
         each width that the store can search; `prefilter`: the same (of the best ten) behind the
-        hash, its candidates, and the share of the exact top 10 chunks it finds. None where the
-        store has no hash.
+        hash, its candidates, and the share of the exact top 10 chunks it finds; `shares`: the same
+        for each of the shares; `hash`: where the codes come from. None and nothing where the store
+        has no hash.
+
+    Raises:
+        ConfigError: a share is not above 0 and at most 1.
     """
+    if any(not 0 < share <= 1 for share in shares):
+        raise ConfigError(f"Invalid shares={list(shares)}; valid: above 0, at most 1")
     started = time.perf_counter()
     runner = _Runner(collection, test, progress)
     full, *narrower = sorted(collection.encoder.cuts, reverse=True)
@@ -113,10 +107,64 @@ def evaluate(
     return {
         **cuts[str(full)],
         "cuts": cuts,
-        "prefilter": _prefilter(collection, test, runner, exact),
+        **_behind_the_hash(runner, exact, shares),
         "queries": len(test.queries),
         "records": collection.info().count,
         "model": collection.encoder.name,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def evaluate_heads(
+    recorder: HeadRecorder,
+    test: TestSet,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, float]]:
+    """`ndcg@10`, `recall@100` and `mrr@10` of exact search by each head alone.
+
+    The corpus is embedded where the recorder has not seen it yet.
+    """
+    found = {}
+    for name in recorder.heads:
+        with Collection("memory://", encoder=recorder.head(name)) as collection:
+            fill(collection, test)
+            runner = _Runner(collection, test, progress)
+            plan = collection.plan(k=_DEPTH + 1, candidates="exact")
+            found[name] = _scores(test, runner.hits(plan))
+    return found
+
+
+def evaluate_pairs(encoder: Encoder, pairs: SentencePairs) -> dict[str, Any]:
+    """Spearman's correlation, times 100, of cosines with people's grades of likeness.
+
+    Returns:
+        `spearman` at full width; `cuts`: at each width of the encoder; `heads`: by each of its
+        heads alone, where it has any.
+    """
+    started = time.perf_counter()
+    texts = list(dict.fromkeys([*pairs.first, *pairs.second]))
+    if isinstance(encoder, SupportsHeads):
+        queries, heads = encoder.encode_heads(texts)
+    else:
+        queries, heads = encoder.encode(texts), {}
+    row = {text: number for number, text in enumerate(texts)}
+    first, second = ([row[text] for text in side] for side in (pairs.first, pairs.second))
+
+    def figure(vectors: Floats) -> float:
+        cosines = np.einsum("nd,nd->n", vectors[first], vectors[second])
+        return 100 * spearman(cosines, pairs.scores)
+
+    cuts = {
+        str(dim): figure(cut_vectors(queries.vectors, dim))
+        for dim in sorted(encoder.cuts, reverse=True)
+    }
+    return {
+        "spearman": cuts[str(encoder.dim)],
+        "cuts": cuts,
+        "heads": {name: figure(vectors) for name, vectors in heads.items()},
+        "pairs": len(pairs.scores),
+        "model": encoder.name,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -125,7 +173,8 @@ class _Runner:
     def __init__(
         self, collection: Collection, test: TestSet, progress: Callable[[int, int], None] | None
     ) -> None:
-        self._collection = collection
+        self.test = test
+        self.collection = collection
         self._progress = progress
         self._ids = list(test.queries)
         self._queries = collection.embed(list(test.queries.values()))
@@ -136,7 +185,7 @@ class _Runner:
         rows = list(range(len(self._ids)))
         while rows:
             for some in slices(rows, _BATCH):
-                answers = self._collection.store.search(_take(self._queries, some), plan)
+                answers = self.collection.store.search(_take(self._queries, some), plan)
                 found.update(zip((self._ids[row] for row in some), answers, strict=True))
                 if self._progress is not None:
                     self._progress(len(found), len(self._ids))
@@ -150,19 +199,28 @@ class _Runner:
         return len(hits) == asked and len(_documents(hits)) < wanted
 
 
-def _prefilter(
-    collection: Collection, test: TestSet, runner: _Runner, exact: Found
-) -> dict[str, Any] | None:
-    info = collection.info()
+def _behind_the_hash(runner: _Runner, exact: Found, shares: Sequence[float]) -> dict[str, Any]:
+    info = runner.collection.info()
     if not has_hash(info):
-        return None
+        return {"hash": None, "prefilter": None, "shares": []}
     chosen, _ = choose_depth(info, k=_TOP)
     count = max(200, info.count * 3 // 100) if chosen == "exact" else chosen
-    found = runner.hits(collection.plan(k=_TOP + 1, candidates=count))
-    scores = _scores(test, found)
+    depths = [math.ceil(share * info.count) for share in shares]
     return {
-        "candidates": count,
-        "share": round(count / max(info.count, 1), 4),
+        "hash": info.meta["hash"],
+        "prefilter": _prefilter(runner, exact, count),
+        "shares": [_prefilter(runner, exact, depth) for depth in depths],
+    }
+
+
+def _prefilter(runner: _Runner, exact: Found, count: int) -> dict[str, Any]:
+    """Figures of a search of that many candidates, but no fewer than the hits it needs."""
+    plan = runner.collection.plan(k=_TOP + 1, candidates=count)
+    found = runner.hits(plan)
+    scores = _scores(runner.test, found)
+    return {
+        "candidates": plan.candidates,
+        "share": round(count / max(runner.collection.info().count, 1), 4),
         f"ndcg@{_TOP}": scores[f"ndcg@{_TOP}"],
         f"mrr@{_TOP}": scores[f"mrr@{_TOP}"],
         "recall_of_exact": _overlap(exact, found),
@@ -204,30 +262,3 @@ def _documents(hits: list[Hit]) -> list[str]:
 def _take(queries: QueryBatch, rows: Sequence[int]) -> QueryBatch:
     some = list(rows)
     return QueryBatch(queries.vectors[some], queries.hash_logits[some], queries.codes[some])
-
-
-def _query_texts(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.strip():
-                    row = json.loads(line)
-                    yield str(row["_id"]), str(row["text"])
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{path} is no list of objects with _id and text: {error}") from error
-
-
-def _qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Judgements with a grade above 0 decide which queries count; all grades are kept."""
-    qrels: dict[str, dict[str, int]] = {}
-    try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            for query, document, grade in list(csv.reader(lines, delimiter="\t"))[1:]:
-                qrels.setdefault(query, {})[document] = int(grade)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SourceError(f"{path} is no table of query, document, grade: {error}") from error
-    return {query: grades for query, grades in qrels.items() if max(grades.values()) > 0}

@@ -261,6 +261,21 @@ def test_eval(shell: Shell) -> None:
     }
 
 
+def test_eval_of_sentence_pairs(shell: Shell) -> None:
+    path = shell.folder / "sts.tsv"
+    path.write_text("score\ts1\ts2\n4\tblood thins\tthins blood\n1\tcat\tdog\n", encoding="utf-8")
+    assert json.loads(shell.run("eval", path, "--json")[1])["spearman"] == pytest.approx(100)
+    code, out, _ = shell.run("eval", path, "--plot", shell.folder / "sts.png")
+    assert (code, "256 dimensions" in out, "100.00" in out) == (0, True, True)
+    assert (shell.folder / "sts.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = shell.run("eval", path, "--shares", "5")
+    assert (code, "sentence pairs are not searched" in err) == (2, True)
+    code, _, err = shell.run("eval", shell.folder, "--shares", "5;6")
+    assert (code, "give percentages such as 1,2.5,5,10" in err) == (2, True)
+    code, _, err = shell.run("eval", path, "--plot", shell.folder / "none" / "x.png")
+    assert (code, "cannot write" in err) == (2, True)
+
+
 def test_demo(shell: Shell) -> None:
     code, out, err = shell.run("demo", "--folder", shell.folder / "demo")
     assert code == 0

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+import random
 
+import numpy as np
 import pytest
 
-from nexus_vdb.metrics import by_score, mrr, ndcg, recall
+from nexus_vdb.metrics import by_score, mrr, ndcg, recall, spearman
 
 QRELS = {"q1": {"a": 2, "b": 1, "c": 0}, "q2": {"d": 1}, "unjudged": {"a": 0}}
 
@@ -44,3 +46,52 @@ def test_negative_grades_gain_nothing() -> None:
 
 def test_by_score_breaks_ties_by_id() -> None:
     assert by_score({"b": 0.5, "a": 0.5, "c": 0.9}) == ["c", "a", "b"]
+
+
+def _random_sets(seed: int) -> tuple[dict[str, dict[str, int]], dict[str, list[str]]]:
+    draw = random.Random(seed)
+    documents = [f"d{number}" for number in range(200)]
+    qrels, runs = {}, {}
+    for number in range(40):
+        judged = draw.sample(documents, draw.randint(1, 60))
+        qrels[f"q{number}"] = {one: draw.choice([0, 0, 1, 1, 2, 3]) for one in judged}
+        qrels[f"q{number}"][judged[0]] = 1  # pytrec_eval gives no mean; every query counts here
+        runs[f"q{number}"] = draw.sample(documents, draw.choice([0, 3, 10, 150]))
+    return qrels, runs
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_are_those_of_trec_eval(seed: int) -> None:
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    qrels, runs = _random_sets(seed)
+    measures = {"ndcg_cut.10", "recall.100", "recip_rank"}
+    scored = {
+        query: {one: 1.0 - place / 1000 for place, one in enumerate(run)}
+        for query, run in runs.items()
+    }
+    found = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(scored)
+    # Its reciprocal rank has no depth: asked again of the first ten.
+    tops = {query: dict(list(scores.items())[:10]) for query, scores in scored.items()}
+    ranks = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(tops)
+
+    def mean(figures: dict[str, dict[str, float]], name: str) -> float:
+        return sum(figures.get(query, {}).get(name, 0.0) for query in qrels) / len(qrels)
+
+    assert ndcg(qrels, runs, k=10) == pytest.approx(mean(found, "ndcg_cut_10"), abs=1e-9)
+    assert recall(qrels, runs, k=100) == pytest.approx(mean(found, "recall_100"), abs=1e-9)
+    assert mrr(qrels, runs, k=10) == pytest.approx(mean(ranks, "recip_rank"), abs=1e-9)
+
+
+def test_spearman_by_hand() -> None:
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 400]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert spearman([1, 2, 3], [2, 1, 3]) == pytest.approx(0.5)  # 1 - 6 * 2 / (3 * 8)
+    assert spearman([1, 2, 3], [5, 5, 5]) == 0
+
+
+def test_spearman_is_that_of_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    draw = np.random.default_rng(0)
+    for _ in range(5):
+        first, second = draw.integers(0, 20, 300), draw.standard_normal(300).round(1)
+        assert spearman(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)

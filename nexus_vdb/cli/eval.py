@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,25 @@ from nexus_vdb.cli.common import (
     show,
 )
 
+if TYPE_CHECKING:
+    from nexus_vdb.collection import Collection
+    from nexus_vdb.interfaces import Encoder
+    from nexus_vdb.pipelines.evaluate import TestSet
+
 __all__ = ["command"]
+
+_MEASURES = ("ndcg@10", "recall@100", "mrr@10")
+_PLOTTED_SHARES = (0.01, 0.025, 0.05, 0.1)
+
+
+def _shares(text: str | None) -> tuple[float, ...]:
+    """Percentages parted by commas, as shares of 1."""
+    try:
+        return tuple(float(part) / 100 for part in text.split(",")) if text else ()
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r}: give percentages such as 1,2.5,5,10", param_hint="--shares"
+        ) from None
 
 
 @click.command(
@@ -25,53 +43,139 @@ __all__ = ["command"]
     epilog=examples(
         "nexus-vdb eval datasets/scifact",
         "nexus-vdb eval datasets/scifact --store faiss://./scifact --json",
+        "nexus-vdb eval datasets/scifact --heads --shares 1,2.5,5,10 --plot scifact.png",
+        "nexus-vdb eval datasets/stsb-dev.tsv --model ./my-model",
     ),
 )
-@click.argument("folder", metavar="BEIR_DIR", type=click.Path(path_type=Path))
+@click.argument("place", metavar="BEIR_DIR|STS.tsv", type=click.Path(path_type=Path))
 @model_option
 @click.option("--store", "url", metavar="URL", help="Search this store instead of embedding anew.")
 @click.option("--split", default="test", show_default=True, help="Judgements: qrels/SPLIT.tsv.")
+@click.option("--heads", is_flag=True, help="Search with the semantic and entity heads as well.")
+@click.option("--shares", metavar="1,2.5,5", help="Candidates of the hash, in % of the records.")
+@click.option("--plot", metavar="FILE.png", type=click.Path(path_type=Path), help="Draw it.")
 @as_json
-def command(*, folder: Path, model: str | None, url: str | None, split: str, as_json: bool) -> None:
-    """Measure a model on a BEIR test set.
+def command(
+    *,
+    place: Path,
+    model: str | None,
+    url: str | None,
+    split: str,
+    heads: bool,
+    shares: str | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure a model on a BEIR test set, or on a table of graded sentence pairs.
 
     The folder has corpus.jsonl, queries.jsonl and qrels/test.tsv. Without --store the corpus is
     embedded into memory first. With one, the store is taken as it is: fill it from the same
     corpus.jsonl by `ingest --id-field _id`.
-    """
-    from nexus_vdb.collection import Collection
-    from nexus_vdb.pipelines.evaluate import evaluate, fill, read_test_set
 
-    test = read_test_set(folder, split=split)
-    with Collection(url or "memory://", model=model) as collection:
-        if url is None:
-            with progress_bar("documents") as update:
-                report = fill(
-                    collection, test, progress=lambda so_far: update(so_far.read, None, "")
-                )
-            if report.quarantined:
-                note(f"{report.quarantined:,} rows of the corpus are no documents; left out")
-        with progress_bar("queries") as update:
-            found = evaluate(collection, test, progress=lambda done, total: update(done, total, ""))
+    A file is a table of sentence pairs, parted by tabs under the header `score s1 s2`; printed is
+    Spearman's correlation of cosine and score, times 100, at each width and of each head.
+    """
+    if plot is not None:
+        from nexus_vdb.pipelines._eval_plot import draw  # now: without matplotlib nothing is run
+    if place.is_file():
+        if url or shares:
+            raise click.UsageError("sentence pairs are not searched: no --store, no --shares")
+        found = _measure_pairs(place, model)
+    else:
+        percents = _shares(shares) or (_PLOTTED_SHARES if plot else ())
+        found = _measure(place, split, model=model, url=url, heads=heads, shares=percents)
+    if plot is not None:
+        draw(found, plot, title=f"{place.name}, {found['model']}")
     if as_json:
         print_json(found)
+    elif "spearman" in found:
+        _show_pairs(found, place.name)
     else:
-        _show(found, folder.name)
+        _show(found, place.name)
+
+
+def _measure_pairs(path: Path, model: str | None) -> dict[str, Any]:
+    from nexus_vdb import encoder
+    from nexus_vdb.pipelines.evaluate import evaluate_pairs, read_sentence_pairs
+
+    return evaluate_pairs(encoder.load_encoder(model), read_sentence_pairs(path))
+
+
+def _measure(
+    folder: Path,
+    split: str,
+    *,
+    model: str | None,
+    url: str | None,
+    heads: bool,
+    shares: tuple[float, ...],
+) -> dict[str, Any]:
+    from nexus_vdb import encoder
+    from nexus_vdb.collection import Collection
+    from nexus_vdb.pipelines.evaluate import HeadRecorder, evaluate, evaluate_heads, read_test_set
+
+    test = read_test_set(folder, split=split)
+    recorder = HeadRecorder(encoder.load_encoder(model)) if heads else None
+    own: Encoder | None = recorder
+    with Collection(url or "memory://", model=model, encoder=own) as collection:
+        if url is None:
+            _fill(collection, test)
+        with progress_bar("queries") as update:
+            found = evaluate(
+                collection,
+                test,
+                shares=shares,
+                progress=lambda done, total: update(done, total, ""),
+            )
+    if recorder is not None:
+        with progress_bar("heads") as update:
+            found["heads"] = evaluate_heads(
+                recorder, test, progress=lambda done, total: update(done, total, "")
+            )
+    return found
+
+
+def _fill(collection: Collection, test: TestSet) -> None:
+    from nexus_vdb.pipelines.evaluate import fill
+
+    with progress_bar("documents") as update:
+        report = fill(collection, test, progress=lambda so_far: update(so_far.read, None, ""))
+    if report.quarantined:
+        note(f"{report.quarantined:,} rows of the corpus are no documents; left out")
 
 
 def _show(found: dict[str, Any], name: str) -> None:
     from rich.table import Table
 
-    measures = ("ndcg@10", "recall@100", "mrr@10")
     title = f"{name}: {found['queries']:,} queries, {found['records']:,} records, {found['model']}"
-    table = Table("search", *measures, title=title)
+    table = Table("search", *_MEASURES, title=title)
+
+    def add(label: str, scores: dict[str, float]) -> None:
+        table.add_row(label, *(f"{scores[m]:.4f}" if m in scores else "-" for m in _MEASURES))
+
     for dim, scores in found["cuts"].items():
-        table.add_row(f"exact, {dim} dimensions", *(f"{scores[name]:.4f}" for name in measures))
-    before = found["prefilter"]
-    if before:
-        label = f"hash, {before['candidates']:,} candidates ({before['share']:.1%})"
-        table.add_row(label, *(f"{before[m]:.4f}" if m in before else "-" for m in measures))
+        add(f"exact, {dim} dimensions", scores)
+    for head, scores in found.get("heads", {}).items():
+        add(f"exact, {head} head alone", scores)
+    depths = found["shares"] or ([found["prefilter"]] if found["prefilter"] else [])
+    for depth in depths:
+        add(f"hash, {depth['candidates']:,} candidates ({depth['share']:.1%})", depth)
     show(table)
-    if before:
-        share = before["recall_of_exact"]
-        click.echo(f"the hash keeps {share:.1%} of the exact top 10")
+    for depth in depths:
+        click.echo(
+            f"the hash keeps {depth['recall_of_exact']:.1%} of the exact top 10"
+            f" in its best {depth['share']:.1%}"
+        )
+
+
+def _show_pairs(found: dict[str, Any], name: str) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "vectors", "Spearman x 100", title=f"{name}: {found['pairs']:,} pairs, {found['model']}"
+    )
+    for dim, value in found["cuts"].items():
+        table.add_row(f"{dim} dimensions", f"{value:.2f}")
+    for head, value in found["heads"].items():
+        table.add_row(f"{head} head alone", f"{value:.2f}")
+    show(table)
