@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 
 import click
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -85,14 +84,13 @@ def rows(train: Path, out: Path, count: int) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--count", default=10_000)
 def vectors(train: Path, out: Path, count: int) -> None:
-    """The same as Parquet, each with a random unit vector of 768 numbers."""
-    random = np.random.default_rng(0)
+    """The same as Parquet, each with its vector by the shipped model."""
+    encoder = load_encoder()
     kind = pa.list_(pa.float32(), DIM)
     schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("vector", kind)])
     with pq.ParquetWriter(out, schema, compression="none", use_dictionary=False) as writer:
         for some in batches(train, count):
-            made = random.standard_normal((len(some["id"]), DIM), dtype=np.float32)
-            made /= np.linalg.norm(made, axis=1, keepdims=True)
+            made = encoder.encode(some["text"]).vectors
             column = pa.FixedSizeListArray.from_arrays(pa.array(made.ravel()), DIM)
             writer.write_table(pa.table({**some, "vector": column}, schema=schema))
 

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+import threading
 import zlib
 from array import array
 from collections.abc import Callable, Mapping
@@ -208,6 +209,7 @@ class Pages:
         self._sums = np.zeros(0, "<u4") if sums is None else sums
         self._trusted = np.zeros(len(self._sums), dtype=bool)
         self._left = len(self._sums)
+        self._lock = threading.Lock()
 
     def trust(self) -> None:
         """Compare no more: whoever calls this has looked at all pages."""
@@ -249,8 +251,9 @@ class Pages:
             start, stop = page * PAGE, page * PAGE + PAGE
             if zlib.crc32(self._data[start:stop].data) != expected:
                 raise corrupt(self.path, f"is damaged between bytes {start} and {stop}")
-        self._trusted[pages] = True
-        self._left -= len(pages)
+        with self._lock:
+            self._left -= int(np.count_nonzero(~self._trusted[pages]))
+            self._trusted[pages] = True
 
     def bad(self, progress: Callable[[int], None] | None = None) -> npt.NDArray[np.int64]:
         """Every page that is not as it was written."""

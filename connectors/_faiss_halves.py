@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nexus_vdb.ranking import Rows, best_rows, cut_vectors
+from nexus_vdb.threads import in_threads, one_blas_thread
 from nexus_vdb.types import Floats
 
-__all__ = ["Halves", "Mask", "Scored", "best_of", "floats", "highest"]
+__all__ = ["Halves", "Mask", "Scored", "best_of", "floats", "highest", "one_faiss_thread"]
 
 Halves: TypeAlias = npt.NDArray[np.float16]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -81,8 +82,7 @@ def highest(
         nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
         return [nothing for _ in queries]
     if normalize or len(queries) > _FEW:
-        products = _products(halves, queries, among=among, normalize=normalize)
-        return _best_products(products, len(queries), k, slack=slack)
+        return _by_products(halves, queries, k, slack=slack, among=among, normalize=normalize)
     return _by_faiss(halves, queries, min(k, count), slack=slack, among=among)
 
 
@@ -107,13 +107,13 @@ def _by_faiss(
                 return rows[0][near], scores[0][near]
             wanted *= 4
 
-    with _one_thread():
+    with one_faiss_thread():
         return [search(query) for query in np.ascontiguousarray(queries, dtype=np.float32)]
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """FAISS shares queries out over threads: for a single one these would only wait for each other.
+def one_faiss_thread() -> Iterator[None]:
+    """Threads that FAISS shares small work out to only wait for each other.
 
     The number is the calling thread's own.
     """
@@ -136,36 +136,44 @@ def _view(halves: Halves) -> Any:
     return index
 
 
-def _products(
-    halves: Halves, queries: Floats, *, among: Mask | None, normalize: bool
-) -> Iterator[tuple[Rows, Floats]]:
-    """Rows, block by block, and their inner products float32 `[q, n]`."""
-    buffer = np.empty((_STEP, halves.shape[1]), dtype=np.float32)
-    for start in range(0, len(halves), _BLOCK):
-        part = halves[start : start + _BLOCK]
-        rows = np.arange(len(part))
-        if among is not None:
-            rows = np.flatnonzero(among[start : start + _BLOCK])
-            part = part if len(rows) == len(part) else part[rows]
-        products = np.empty((len(queries), len(part)), dtype=np.float32)
-        for first in range(0, len(part), _STEP):
-            some = part[first : first + _STEP]
-            units = floats(some, out=buffer[: len(some)])
-            if normalize:
-                units = cut_vectors(units, units.shape[1])
-            products[:, first : first + _STEP] = queries @ units.T
-        yield rows + start, products
-
-
-def _best_products(
-    products: Iterator[tuple[Rows, Floats]], queries: int, k: int, *, slack: float
+def _by_products(
+    halves: Halves,
+    queries: Floats,
+    k: int,
+    *,
+    slack: float,
+    among: Mask | None,
+    normalize: bool,
 ) -> list[Scored]:
-    parts: list[list[Scored]] = [[] for _ in range(queries)]
-    for rows, products_of in products:
-        for mine, scores in zip(parts, products_of, strict=True):
-            best = best_rows(scores, k, slack=slack)
-            mine.append((rows[best], scores[best]))
-    return [best_of(mine, k, slack=slack) for mine in parts]
+    def best(start: int) -> list[Scored]:
+        rows = np.arange(start, min(start + _BLOCK, len(halves)))
+        part = halves[start : start + _BLOCK]
+        if among is not None and not among[rows].all():
+            rows = rows[among[rows]]
+            part = halves[rows]
+        found = []
+        for scores in _products(part, queries, normalize=normalize):
+            best_ones = best_rows(scores, k, slack=slack)
+            found.append((rows[best_ones], scores[best_ones]))
+        return found
+
+    with one_blas_thread():
+        starts = range(0, len(halves), _BLOCK)
+        parts = in_threads(best, starts, threads=faiss.omp_get_max_threads())
+    return [best_of(list(mine), k, slack=slack) for mine in zip(*parts, strict=True)]
+
+
+def _products(part: Halves, queries: Floats, *, normalize: bool) -> Floats:
+    """Inner products float32 `[q, n]` of queries with rows."""
+    buffer = np.empty((_STEP, part.shape[1]), dtype=np.float32)
+    products = np.empty((len(queries), len(part)), dtype=np.float32)
+    for first in range(0, len(part), _STEP):
+        some = part[first : first + _STEP]
+        units = floats(some, out=buffer[: len(some)])
+        if normalize:
+            units = cut_vectors(units, units.shape[1])
+        products[:, first : first + _STEP] = queries @ units.T
+    return products
 
 
 def best_of(parts: list[Scored], k: int, *, slack: float = 0.0) -> Scored:

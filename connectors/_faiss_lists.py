@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,18 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nexus_vdb.connectors._faiss_halves import Halves, floats, highest
+from nexus_vdb.connectors._faiss_halves import Halves, floats, highest, one_faiss_thread
 from nexus_vdb.ranking import Rows
+from nexus_vdb.threads import one_blas_thread
 from nexus_vdb.types import Floats
 
-__all__ = ["LISTED", "Lists", "list_rows", "read_lists"]
+__all__ = ["LISTED", "LISTED_IN_PASSING", "Lists", "list_rows", "read_lists"]
 
 LISTED = 100_000
 """Rows from which a segment has lists: choosing among fewer saves little of a millisecond."""
+
+LISTED_IN_PASSING = 1_000_000
+"""Rows from which a merge while writing makes them; those of fewer wait for `optimize`."""
 
 _AXES = 96
 """Leading axes that are clustered: at 64 more lists have to be visited, at 256 hardly fewer."""
@@ -110,7 +113,7 @@ def list_rows(path: Path, halves: Halves, *, seed: int = 0) -> tuple[Rows, int]:
     Returns:
         The row at each place, int64 `[n]`, and the number of lists.
     """
-    with _one_thread():
+    with one_faiss_thread(), one_blas_thread():
         axes, centroids, lists = _clustered(halves, np.random.default_rng(seed))
     starts = np.zeros(len(centroids) + 1, dtype=np.int64)
     np.cumsum(np.bincount(lists, minlength=len(centroids)), out=starts[1:])
@@ -119,17 +122,6 @@ def list_rows(path: Path, halves: Halves, *, seed: int = 0) -> tuple[Rows, int]:
         file.flush()
         os.fsync(file.fileno())
     return np.argsort(lists, kind="stable"), len(centroids)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # Of many small products: threads wait for each other longer than they work.
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
 
 
 def _clustered(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+import faiss
 
 from nexus_vdb.connectors._faiss_halves import Scored, best_of, highest
 from nexus_vdb.connectors._faiss_lists import Lists
@@ -11,6 +13,7 @@ from nexus_vdb.connectors._faiss_state import State, View
 from nexus_vdb.filters import Filter
 from nexus_vdb.ranking import Rows, cut_vectors, in_order, rerank
 from nexus_vdb.records import take_queries
+from nexus_vdb.threads import in_threads
 from nexus_vdb.types import Floats, Hit, QueryBatch, SearchPlan
 
 __all__ = ["search"]
@@ -20,6 +23,9 @@ _SHORT_PER_HIT, _SHORT = 8, 128
 
 _TOGETHER = 256
 """Queries that share a pass over what they are compared with."""
+
+_EACH = 8
+"""Queries that make a thread worth starting."""
 
 _ROUNDING = 1e-3
 """By how much rounding to float16, which changes lengths as well, may move a cosine."""
@@ -32,18 +38,30 @@ def search(
     hits: list[list[Hit]] = []
     for start in range(0, len(queries), _TOGETHER):
         some = take_queries(queries, range(start, min(start + _TOGETHER, len(queries))))
-        if plan.candidates == "exact":
-            near = _nearest(state, some.vectors, plan, where)
-        else:
-            near = _near(state, some, plan, where)
-        pairs = zip(near, some.vectors, strict=True)
-        hits += [_hits(state, rows, vector, plan) for rows, vector in pairs]
+        hits += _answers(state, some, plan, where)
     return hits
 
 
-def _nearest(state: State, vectors: Floats, plan: SearchPlan, where: Filter | None) -> list[Rows]:
+def _answers(
+    state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None
+) -> list[list[Hit]]:
+    """Many queries are answered on as many threads as FAISS may use."""
+    find = _nearest if plan.candidates == "exact" else _near
+    near = find(state, queries, plan, where)
+
+    def answer(row: int) -> list[Hit]:
+        return _hits(state, near(row), queries.vectors[row], plan)
+
+    threads = min(faiss.omp_get_max_threads(), len(queries) // _EACH)
+    return in_threads(answer, range(len(queries)), threads=threads)
+
+
+def _nearest(
+    state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None
+) -> Callable[[int], Rows]:
+    """What says which rows are the best of all for a query."""
     width = plan.cuts[-1]
-    units = cut_vectors(vectors, width)
+    units = cut_vectors(queries.vectors, width)
     found: list[list[Scored]] = [[] for _ in units]
     for view, start in state.numbered():
         segment, mask = view.segment, view.mask(where)
@@ -57,17 +75,21 @@ def _nearest(state: State, vectors: Floats, plan: SearchPlan, where: Filter | No
             best = highest(halves, units, plan.k, slack=_ROUNDING, among=mask, normalize=cut)
         for mine, (rows, scores) in zip(found, best, strict=True):
             mine.append((rows + start, scores))
-    return [best_of(parts, plan.k, slack=_ROUNDING)[0] for parts in found]
+    return lambda row: best_of(found[row], plan.k, slack=_ROUNDING)[0]
 
 
-def _near(state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None) -> list[Rows]:
-    """For each query the best of its candidates."""
+def _near(
+    state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None
+) -> Callable[[int], Rows]:
+    """What finds the best of a query's candidates."""
     units = {cut: cut_vectors(queries.vectors, cut) for cut in plan.cuts}
     candidates = _candidates(state, queries, plan, where)
-    return [
-        _narrowed(state, places, {cut: part[[row]] for cut, part in units.items()}, plan.k)
-        for row, places in enumerate(candidates)
-    ]
+
+    def near(row: int) -> Rows:
+        mine = {cut: part[[row]] for cut, part in units.items()}
+        return _narrowed(state, candidates[row], mine, plan.k)
+
+    return near
 
 
 def _candidates(

@@ -18,7 +18,7 @@ import pyarrow as pa
 from nexus_vdb.connectors._faiss_check import SummedFile, Sums, page_sums, write_sums
 from nexus_vdb.connectors._faiss_files import CODES, SegmentEntry
 from nexus_vdb.connectors._faiss_halves import Halves, floats
-from nexus_vdb.connectors._faiss_lists import LISTED, list_rows
+from nexus_vdb.connectors._faiss_lists import LISTED, LISTED_IN_PASSING, list_rows
 from nexus_vdb.errors import StoreError
 from nexus_vdb.folders import fsync_folder, naming
 from nexus_vdb.ranking import Rows, cut_vectors
@@ -133,21 +133,26 @@ def table_of_block(block: Block, rows: slice) -> Any:
     return pa.RecordBatch.from_arrays(columns, schema=table_schema(block.vectors.shape[1]))
 
 
-def write_segment(folder: Path, blocks: Iterable[Block], schema: StoreSchema) -> SegmentEntry:
+def write_segment(
+    folder: Path, blocks: Iterable[Block], schema: StoreSchema, *, passing: bool = False
+) -> SegmentEntry:
     """Write a segment as a stream of blocks; on disk when it returns.
 
-    A large one is then put into the order of its lists, from its own files.
+    A large one is then put into the order of its lists, from its own files; one that is written in
+    `passing`, to be merged again, only if it is very large.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        return _write_segment(folder, blocks, schema)
+        return _write_segment(folder, blocks, schema, LISTED_IN_PASSING if passing else LISTED)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # a full disk needs the room
         raise
 
 
-def _write_segment(folder: Path, blocks: Iterable[Block], schema: StoreSchema) -> SegmentEntry:
+def _write_segment(
+    folder: Path, blocks: Iterable[Block], schema: StoreSchema, listed: int
+) -> SegmentEntry:
     hashes: list[Codes] = []
     names = ["rows.arrow", "vectors.f16", CODES] + ["prefix.f16"] * (len(schema.cuts) > 1)
     with ExitStack() as opened:
@@ -159,12 +164,12 @@ def _write_segment(folder: Path, blocks: Iterable[Block], schema: StoreSchema) -
                 hashes.append(_hashes_of(block))
         rows = sum(one.shape[1] for one in hashes)
         for name, file in files.items():
-            if rows < LISTED or name not in _SCANNED:
+            if rows < listed or name not in _SCANNED:
                 file.settle()
             else:
                 file.flush()
     sums = {name: (file.size, file.sums) for name, file in files.items()}
-    lists = _put_in_lists(folder, rows, schema, sums) if rows >= LISTED else 0
+    lists = _put_in_lists(folder, rows, schema, sums) if rows >= listed else 0
     lookup = _lookup(np.concatenate(hashes, axis=1))
     sums["lookup.bin"] = _write(folder / "lookup.bin", lookup)
     name = write_sums(folder, sums)

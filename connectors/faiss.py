@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -347,10 +347,12 @@ class FaissStore:
                 self._lock = None
                 raise
 
-    def _write_segment(self, state: State, blocks: Iterator[Block] | list[Block]) -> View:
+    def _write_segment(
+        self, state: State, blocks: Iterable[Block], *, passing: bool = False
+    ) -> View:
         schema = state.manifest.schema
         folder = self._folder / "segments" / f"{state.manifest.generation + 1:08d}"
-        return View(Segment(folder, write_segment(folder, blocks, schema), schema))
+        return View(Segment(folder, write_segment(folder, blocks, schema, passing=passing), schema))
 
     def _write_beside(self, view: View, what: str, array: npt.NDArray[Any], suffix: str) -> str:
         content = array.tobytes()
@@ -384,13 +386,13 @@ class FaissStore:
 
     def _tidy(self) -> None:
         while group := worth_merging(self._state.views):
-            self._merge(group)
+            self._merge(group, passing=True)
 
-    def _merge(self, group: list[View]) -> None:
+    def _merge(self, group: list[View], *, passing: bool = False) -> None:
         state = self._state
         others = [view for view in state.views if view not in group]
         blocks = (one for view in group for one in view.segment.blocks(view.live, merging=True))
-        self._commit(state, [*others, self._write_segment(state, blocks)])
+        self._commit(state, [*others, self._write_segment(state, blocks, passing=passing)])
 
 
 _OURS = {"segments", "lock", "manifest.json.tmp"}

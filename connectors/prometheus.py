@@ -19,7 +19,7 @@ except ImportError as error:
 __all__ = ["serve_metrics"]
 
 _OUTCOMES = ("read", "embedded", "skipped", "quarantined", "deleted")
-_STAGES = ("reading", "embedding", "writing")
+_STAGES = ("reading", "embedding", "writing", "finishing")
 
 
 class _Report(Collector):

@@ -199,6 +199,8 @@ def _over_probes(measure: _Measure, count: int) -> None:
     """See what is lost by visiting few lists, and measure what then seems best for each target."""
     whole = sorted(measure.points, key=lambda point: int(point["candidates"]))
     base = next((point for point in whole if point["recall"] >= _BETWEEN[-1]), whole[-1])
+    if base["recall"] < _LOW:
+        return  # fewer lists would only find less
     lost = {1.0: 0.0}
     for probes in _PROBES:
         point = measure.at(base["candidates"], probes)

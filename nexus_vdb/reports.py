@@ -23,6 +23,7 @@ class IngestReport:
         reading: Seconds spent on reading; the three below run side by side.
         embedding: Seconds spent on embedding.
         writing: Seconds spent on writing.
+        finishing: Seconds spent in the end on tidying up, choosing the hash and measuring recall.
         retries: Requests that were made again because the store did not answer.
         total: Rows of the corpus, where that is known; about so many while it runs.
         dry_run: Nothing was written.
@@ -40,6 +41,7 @@ class IngestReport:
     reading: float = 0.0
     embedding: float = 0.0
     writing: float = 0.0
+    finishing: float = 0.0
     retries: int = 0
     total: int | None = None
     dry_run: bool = False

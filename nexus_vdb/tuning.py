@@ -32,6 +32,7 @@ from nexus_vdb.interfaces import Encoder, Store, SupportsRecode
 from nexus_vdb.ranking import best_rows
 from nexus_vdb.records import take_records
 from nexus_vdb.search import EXACT_BELOW, has_hash, stored_hash, vector_queries
+from nexus_vdb.threads import one_blas_thread
 from nexus_vdb.types import Floats, QueryBatch, StoreInfo
 
 __all__ = ["choose_hash", "coding_hash", "declare_hash", "fit_hash", "switch_hash", "tune"]
@@ -63,8 +64,9 @@ def tune(store: Store, encoder: Encoder | None = None) -> None:
         encoder = None
         fit_hash(store)
         info = store.info()
-    if choose_hash(store, queries_as_asked(info, encoder)):
-        info = store.info()
+    with one_blas_thread():
+        if choose_hash(store, queries_as_asked(info, encoder)):
+            info = store.info()
     if needs_calibration(info):
         calibrate(store, queries_as_asked(info, encoder))
 

@@ -46,6 +46,7 @@ from nexus_vdb.registry import open_store
 from nexus_vdb.reports import IngestReport
 from nexus_vdb.search import vector_queries
 from nexus_vdb.stages import ahead
+from nexus_vdb.threads import one_blas_thread
 from nexus_vdb.tuning import coding_hash, declare_hash, fit_hash
 from nexus_vdb.types import Chunk, Document, Floats, Records, StoreSchema
 
@@ -111,6 +112,7 @@ class Job:
     def run(self, batches: Iterator[Batch]) -> None:
         """Read to the end, or until told to stop."""
         with ExitStack() as stack:
+            stack.enter_context(one_blas_thread())
             parts = stack.enter_context(closing(ahead(self._parts(self._plan(batches)))))
             made = stack.enter_context(closing(ahead(self._embed(parts))))
             for part in parts if self._settings.dry_run else self._write(made):
@@ -125,7 +127,9 @@ class Job:
             self._delete_missing()
         self._report.interrupted = self._stop.is_set()
         if not self._report.interrupted and not self._settings.dry_run:
+            started = time.perf_counter()
             finish(self._store, self._encoder, written=self._report.chunks)
+            self._report.finishing = time.perf_counter() - started
 
     def _plan(self, batches: Iterator[Batch]) -> Iterator[Pending]:
         """Pass on what the store does not have as it is now."""

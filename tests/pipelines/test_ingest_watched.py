@@ -81,6 +81,7 @@ def test_metrics_and_logs_of_a_running_ingest(tmp_path: Path) -> None:
         assert outcomes == {"embedded": 512, "skipped": 0, "deleted": 0}
         for stage in ("reading", "embedding", "writing"):
             assert found[f'nexus_vdb_ingest_stage_seconds_total{{stage="{stage}"}}'] > 0
+        assert found['nexus_vdb_ingest_stage_seconds_total{stage="finishing"}'] == 0
         assert found["nexus_vdb_ingest_store_retries_total"] == 0
         process.stdin.write("go\n")
         process.stdin.flush()
