@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -19,10 +19,6 @@ __all__ = ["in_threads", "one_blas_thread"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-_lock = threading.Lock()
-_users = 0
-_limiter: Any = None
 
 
 @lru_cache(maxsize=1)
@@ -32,19 +28,16 @@ def _controller() -> ThreadpoolController:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Matrix products of this process stay on the thread that asks for them."""
-    global _users, _limiter
-    with _lock:
-        _users += 1
-        if _users == 1:
-            _limiter = _controller().limit(limits=1, user_api="blas")
-    try:
+    """Matrix products stay on the thread that asks for them, which for this is the main thread.
+
+    Elsewhere nothing is changed: the number is one for the whole process, and OpenBLAS does not
+    take it reliably from several threads.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                _limiter.restore_original_limits()
+        return
+    with _controller().limit(limits=1, user_api="blas"):
+        yield
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], *, threads: int) -> list[R]:

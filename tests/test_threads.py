@@ -13,24 +13,26 @@ def blas_threads() -> set[int]:
     return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
 
 
-def test_products_stay_on_one_thread_until_the_last_user_leaves() -> None:
+def test_products_stay_on_the_main_thread_for_a_while() -> None:
     before = blas_threads()
-    inside, go_on = threading.Event(), threading.Event()
+    with one_blas_thread():
+        with one_blas_thread():
+            assert blas_threads() == {1}
+        assert blas_threads() == {1}
+    assert blas_threads() == before
+
+
+def test_other_threads_change_nothing() -> None:
+    before, found = blas_threads(), []
 
     def other() -> None:
         with one_blas_thread():
-            inside.set()
-            go_on.wait()
+            found.append(blas_threads())
 
     thread = threading.Thread(target=other)
-    with one_blas_thread():
-        assert blas_threads() == {1}
-        thread.start()
-        inside.wait()
-    assert blas_threads() == {1}
-    go_on.set()
+    thread.start()
     thread.join()
-    assert blas_threads() == before
+    assert [*found, blas_threads()] == [before, before]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
