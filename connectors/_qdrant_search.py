@@ -18,8 +18,8 @@ __all__ = ["RANDOM", "searches"]
 _SPARE = 16
 """Hits asked for beyond k: the engine cuts equal scores at random, we cut them by id."""
 
-_SHORTLIST_PER_HIT = 4
-_SHORTLIST_LEAST = 64
+_SHORTLIST_PER_HIT, _SHORTLIST_LEAST = 8, 128
+"""What a narrow cut keeps: of a million texts, 128 lose 0.2 % of the top 10, and 64 lose 0.5 %."""
 
 _MOST_VISITED = 256
 """Candidates of a graph search at most: 0.99 of the exact top 10 among 50,000 real texts, and a
