@@ -23,7 +23,11 @@ class TextSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """Everything a training run depends on."""
+    """Everything a training run depends on.
+
+    Attributes:
+        teacher_cache: Where the teachers' vectors are kept; by default in the run's folder.
+    """
 
     network: Path
     tokenizer: Path
@@ -32,8 +36,9 @@ class TrainSettings(Settings):
     fields: list[str] = []
     source_weights: dict[str, float] = {}
     max_pairs: int = 200_000
-    holdout: int = 2000
+    holdout: int = Field(2000, ge=20)
     teachers: list[str] = []
+    teacher_cache: Path | None = None
     device: str = "cpu"
     minutes: float = math.inf
     seed: int = 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nexus_vdb.errors import ConfigError, ModelError
+from nexus_vdb.model.config import NexusConfig
 
 __all__ = ["latest_checkpoint", "restore", "save"]
 
@@ -79,14 +81,14 @@ def restore(
         return 0
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = {"config": "", "step": "0"} | (file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors raises types of its own
         raise ModelError(
             f"cannot read the checkpoint {path}: {error}",
             hint="delete it: the run goes on from the one before it",
         ) from error
-    if metadata["config"] != config:
+    if not _same_network(metadata["config"], config):
         raise ConfigError(
             f"{path} is a checkpoint of another network", hint="give another --out folder"
         )
@@ -102,6 +104,15 @@ def restore(
     optimizer.load_state_dict({"state": states, "param_groups": layout["param_groups"]})
     torch.set_rng_state(tensors["rng"])
     return int(metadata["step"])
+
+
+def _same_network(one: str, other: str) -> bool:
+    """Whether two JSON texts say the same of a network; a key not there has its default."""
+    try:
+        configs = [NexusConfig.model_validate_json(text) for text in (one, other)]
+    except ValidationError:
+        return False
+    return configs[0] == configs[1]
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

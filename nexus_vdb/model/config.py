@@ -13,7 +13,13 @@ __all__ = ["NexusConfig", "load_config"]
 
 
 class NexusConfig(BaseModel):
-    """Sizes and switches; the defaults are the published 240M settings."""
+    """Sizes and switches; the defaults are the published 240M settings.
+
+    Attributes:
+        entity_bag: Whether the entity head reads the pieces themselves, beside the pooled state.
+        nsa: Whether there are spectral coordinates (neural spectral anchoring).
+        hash_residual: Whether the hash has a linear residual of the fused embedding.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,6 +40,9 @@ class NexusConfig(BaseModel):
     embedding_dim: int = 768
     matryoshka_dims: tuple[int, ...] = (768, 512, 256)
     hash_bits: int = Field(64, ge=64, le=64)
+    entity_bag: bool = True
+    nsa: bool = True
+    hash_residual: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> NexusConfig:
@@ -42,6 +51,8 @@ class NexusConfig(BaseModel):
             raise ValueError(f"d_model={self.d_model} does not divide into {self.n_heads} heads")
         if max(self.matryoshka_dims) != self.embedding_dim:
             raise ValueError("the widest of matryoshka_dims must be embedding_dim")
+        if not (self.nsa or self.hash_residual):
+            raise ValueError("nsa and hash_residual are both off: nothing is left to hash with")
         return self
 
 

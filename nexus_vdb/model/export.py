@@ -83,7 +83,8 @@ def export_onnx(model: NexusModel, path: Path, *, int8_tables: bool = False) -> 
     model.eval()
     if int8_tables:
         model.tokens = Int8Table(model.tokens)  # type: ignore[assignment]
-        model.bag.table = Int8Table(model.bag.table)  # type: ignore[assignment]
+        if model.bag is not None:
+            model.bag.table = Int8Table(model.bag.table)  # type: ignore[assignment]
     ids = torch.ones(2, 7, dtype=torch.int64)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -60,8 +60,9 @@ def start_from_counts(model: NexusModel, table: TokenTable) -> None:
     vocab = model.config.vocab_size
     frequency = table.counts(vocab) / max(1, len(table.tokens))
     model.pooling.log_weight.weight[:, 0] = torch.from_numpy(np.log(_SIF / (_SIF + frequency)))
-    idf = table.idf(vocab)
-    model.bag.log_weight.weight[:, 0] = torch.from_numpy(np.log(idf.clip(1e-3)))
+    if model.bag is not None:
+        idf = table.idf(vocab)
+        model.bag.log_weight.weight[:, 0] = torch.from_numpy(np.log(idf.clip(1e-3)))
 
 
 def _fit_anchors(model: NexusModel, pooled: torch.Tensor) -> None:
@@ -90,14 +91,19 @@ def fit_fusion(model: NexusModel, ids: list[tuple[torch.Tensor, torch.Tensor]]) 
         ids: Batches of ids and masks, some thousand texts together.
     """
     model.eval()
-    _fit_anchors(model, torch.cat([model.pool(batch, mask.float())[0] for batch, mask in ids]))
+    if model.config.nsa:
+        _fit_anchors(model, torch.cat([model.pool(batch, mask.float())[0] for batch, mask in ids]))
     concat = torch.cat([model.heads(batch, mask.float())[4] for batch, mask in ids]).double()
     _, axes = torch.linalg.eigh(concat.T @ concat)
     model.fuse.weight.copy_(axes.flip(1)[:, : model.config.embedding_dim].T)
-    embedding = torch.cat([model(batch, mask).embedding for batch, mask in ids])
+    if model.config.hash_residual:
+        _fit_hash(model, torch.cat([model(batch, mask).embedding for batch, mask in ids]))
+    model.train()
+
+
+def _fit_hash(model: NexusModel, embedding: torch.Tensor) -> None:
     itq = ItqHash.fit(embedding.numpy())
     # Unit deviation of each logit: the residual then speaks as loud as the spectral coordinates.
     scale = 1 / itq.logits(embedding.numpy()).std(0)
     model.hash_residual.weight.copy_(torch.from_numpy((itq.projection * scale).T))
     model.hash_residual.bias.copy_(torch.from_numpy(-(itq.mean @ itq.projection) * scale))
-    model.train()

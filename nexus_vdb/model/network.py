@@ -12,6 +12,7 @@ Choices:
 - Output projections of the blocks start at zero, so that step 0 is the static bag of token vectors.
 - Learned positions, or rotary ones (Su et al. 2021) with `rope`.
 - Padding is masked in attention, in both poolings and in the term counts.
+- `entity_bag`, `nsa` and `hash_residual` leave a part out, to measure what it is worth.
 - Only operations that ONNX exports with dynamic batch and length.
 """
 
@@ -185,15 +186,19 @@ class NexusModel(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.pooling = TopicPooling(config)
         self.semantic = nn.Linear(d, config.semantic_dim, bias=False)
-        self.bag = EntityBag(config)
+        self.bag = EntityBag(config) if config.entity_bag else None
         self.entity = nn.Linear(d, config.entity_dim, bias=False)
-        self.entity_share = nn.Parameter(torch.tensor(0.1))
+        self.entity_share = nn.Parameter(torch.tensor(0.1)) if config.entity_bag else None
         self.gates = nn.Linear(d, heads_dim)
-        self.anchor_in = nn.Linear(d, config.anchor_dim, bias=False)
-        self.anchors = nn.Linear(config.anchor_dim, config.hash_bits)
-        self.fuse = nn.Linear(heads_dim + config.hash_bits, config.embedding_dim, bias=False)
+        if config.nsa:
+            self.anchor_in = nn.Linear(d, config.anchor_dim, bias=False)
+            self.anchors = nn.Linear(config.anchor_dim, config.hash_bits)
+        anchored_dim = config.hash_bits if config.nsa else 0
+        self.fuse = nn.Linear(heads_dim + anchored_dim, config.embedding_dim, bias=False)
         self.hash_residual = nn.Linear(config.embedding_dim, config.hash_bits)
         self._initialize()
+        if not config.hash_residual:  # its bias stays: the thresholds of the bits
+            nn.init.zeros_(self.hash_residual.weight).requires_grad_(False)
 
     def _initialize(self) -> None:
         if self.positions is not None:
@@ -222,14 +227,21 @@ class NexusModel(nn.Module):
         return pooled
 
     def heads(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Semantic, entity, spectral, topic logits, and their gated concat `[B, 832]`."""
+        """Semantic, entity, spectral, topic logits, and their gated concat `[B, 832]`.
+
+        Without spectral coordinates these are zeros, and the concat is `[B, 768]`.
+        """
         pooled, topic_logits = self.pool(ids, mask)
         semantic = F.normalize(self.semantic(pooled).float(), dim=-1)
         # Unit rows both: unbounded, the pooled part grows ten times as long and drowns the names.
         context = F.normalize(self.entity(pooled).float(), dim=-1)
-        entity = F.normalize(self.bag(ids, mask) + self.entity_share * context, dim=-1)
-        spectral = torch.tanh(self.anchors(self.anchor_in(pooled)).float())
+        entity = context
+        if self.bag is not None and self.entity_share is not None:
+            entity = F.normalize(self.bag(ids, mask) + self.entity_share * context, dim=-1)
         gated = torch.cat([semantic, entity], -1) * torch.sigmoid(self.gates(pooled).float())
+        if not self.config.nsa:  # zeros that have a gradient, as everything else here
+            return semantic, entity, gated[:, : self.config.hash_bits] * 0, topic_logits, gated
+        spectral = torch.tanh(self.anchors(self.anchor_in(pooled)).float())
         anchored = spectral * (_SPECTRAL_SHARE / math.sqrt(spectral.shape[-1]))
         concat = torch.cat([gated, anchored], -1)
         return semantic, entity, spectral, topic_logits, concat
