@@ -57,8 +57,9 @@ def prepare(
     a, b = [pair.a for pair in pairs], [pair.b for pair in pairs]
     split = len(a) - settings.holdout
 
+    limit = min(settings.text.max_tokens, config.max_seq_len)
+
     def table(texts: list[str]) -> TokenTable:
-        limit = min(settings.text.max_tokens, config.max_seq_len)
         return TokenTable.build(texts, tokenizer, max_tokens=limit)
 
     teacher, pieces = None, None
@@ -70,11 +71,10 @@ def prepare(
         sides = vectors.reshape(2, len(a), -1)[:, :split]
         teacher = space.turn(sides).astype(np.float16)
         topics = _clusters(sides, config.n_topics) if topics is None else topics
-    first, second = table(a[:split]), table(b[:split])
-    cut = first.shortened + second.shortened
+    first, second, held_a, held_b = (table(x) for x in (a[:split], b[:split], a[split:], b[split:]))
+    cut = sum(one.shortened for one in (first, second, held_a, held_b))
     if cut:
-        limit = min(settings.text.max_tokens, config.max_seq_len)
-        say(f"{cut:,} of {2 * split:,} texts are longer than {limit} tokens, and cut there")
+        say(f"{cut:,} of {2 * len(a):,} texts are longer than {limit} tokens, and cut there")
     batches = PairBatches(
         first,
         second,
@@ -84,7 +84,7 @@ def prepare(
         topics,
         _negatives(pairs[:split], settings, table),
     )
-    return Prepared(batches, table(a[split:]), table(b[split:]), pieces)
+    return Prepared(batches, held_a, held_b, pieces)
 
 
 def _pairs(settings: TrainSettings, say: Say) -> list[Pair]:
@@ -92,7 +92,7 @@ def _pairs(settings: TrainSettings, say: Say) -> list[Pair]:
     random = np.random.default_rng(settings.seed)
     low, high = np.log([settings.text.min_chars_b, settings.text.max_chars_b])
     refused: Counter[str] = Counter()
-    pairs = []
+    pairs, cut = [], 0
     for pair in read_pairs(
         expand(settings.pairs),
         fields=settings.fields,
@@ -101,11 +101,15 @@ def _pairs(settings: TrainSettings, say: Say) -> list[Pair]:
     ):
         a = cut_text(pair.a, limit=settings.text.max_chars_a)
         b = cut_text(pair.b, limit=int(np.exp(random.uniform(low, high))))
+        cut += (a != pair.a) + (b != pair.b)
         pairs.append(replace(pair, a=a, b=b))
         if len(pairs) == settings.max_pairs:
             break
-    said = "".join(f"; {count:,} rows left out: {reason}" for reason, count in refused.items())
+    said = "".join(f"; left out: {count:,} ({reason})" for reason, count in refused.items())
     say(f"{len(pairs):,} pairs read{said}")
+    if cut:
+        most = f"{settings.text.max_chars_a} and {settings.text.max_chars_b}"
+        say(f"{cut:,} of {2 * len(pairs):,} texts are cut, to at most {most} characters")
     if len(pairs) <= settings.holdout:
         raise SourceError(
             f"{len(pairs)} pairs, of which holdout={settings.holdout} are for validation{said}",
@@ -152,7 +156,7 @@ def _teacher_vectors(
     columns, pieces = [], []
     for name in settings.teachers:
         teacher = Teacher(find_teacher(name), device=settings.device)
-        cache = settings.out / "teacher"
+        cache = settings.teacher_cache or settings.out / "teacher"
         with bar(f"teacher {teacher.name}") as update:
 
             def report(done: int, total: int, update: Update = update) -> None:

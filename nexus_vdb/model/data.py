@@ -77,7 +77,19 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
-        yield from (json.loads(line) for line in lines if line.strip())
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _object(line, number)
+
+
+def _object(line: str, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number} is no JSON: {error.msg}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is no object")  # noqa: TRY004 - caught as a ValueError
+    return row
 
 
 def _text_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -109,7 +121,7 @@ def read_pairs(
         paths: Parquet or JSONL.
         fields: The two fields of a pair; found by name if none are given.
         weights: Share of a source's rows that is kept, chosen at random; all by default.
-        refuse: Called with the reason for each row that is no pair.
+        refuse: Called with the reason for each row that is no pair, or loses negatives.
 
     Raises:
         SourceError: a file cannot be read, or its rows have no pair of fields.
@@ -127,8 +139,7 @@ def read_pairs(
         elif not a.strip() or not b.strip():
             refuse("an empty text")
         elif keep:
-            topic = row.get("topic")
-            yield Pair(a, b, source, topic if isinstance(topic, int) else -1, _negatives(row))
+            yield Pair(a, b, source, _topic(row), _negatives(row, refuse))
 
 
 def _pair_fields(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -141,9 +152,18 @@ def _pair_fields(row: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def _negatives(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _topic(row: Mapping[str, Any]) -> int:
+    topic = row.get("topic")
+    return topic if isinstance(topic, int) and topic >= 0 else -1
+
+
+def _negatives(row: Mapping[str, Any], refuse: Callable[[str], None]) -> tuple[str, ...]:
     found = next((row[name] for name in _NEGATIVES if row.get(name)), ())
-    return (found,) if isinstance(found, str) else tuple(found)
+    several = found if isinstance(found, (list, tuple)) else (found,)
+    kept = tuple(text for text in several if isinstance(text, str) and text.strip())
+    if len(kept) < len(several):
+        refuse("a negative that is no text, or empty")
+    return kept
 
 
 def cut_text(text: str, *, limit: int) -> str:

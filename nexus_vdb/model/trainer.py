@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nexus_vdb.errors import ConfigError, ModelError
 from nexus_vdb.model.batches import PairBatches
-from nexus_vdb.model.checkpoints import restore, save
+from nexus_vdb.model.checkpoints import latest_checkpoint, restore, save
 from nexus_vdb.model.gradients import Ranks, backward
 from nexus_vdb.model.network import NexusModel
 from nexus_vdb.model.objective import Objective
@@ -58,7 +58,7 @@ def train(
         Steps done.
 
     Raises:
-        ModelError: the loss is not finite; the last good checkpoint is kept.
+        ModelError: loss or gradient is not finite; the last good checkpoint is kept.
         ConfigError: the checkpoint is of another network, or the batch cannot be shared out.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,17 +137,24 @@ class _Run:
             )
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value / schedule.accumulate
-        if not math.isfinite(sums["loss"]):
-            raise ModelError(
-                f"the loss is {sums['loss']} at step {step}",
-                hint=f"the last good checkpoint is in {self._folder}; lower the learning rate",
-            )
+        self._check("loss", sums["loss"], step)
         self._ranks.add_up(self._model)  # the objective's are whole on every process
-        nn.utils.clip_grad_norm_(self._trained.parameters(), schedule.clip)
+        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), schedule.clip)
+        # Before the update: the weights would be lost, and might be kept as a checkpoint.
+        self._check("gradient", float(norm), step)
         self._optimizer.step()
         for name, mean in self._ema.items():
             mean.lerp_(self._model.get_parameter(name).detach().float(), 1 - schedule.ema)
         return sums
+
+    def _check(self, what: str, value: float, step: int) -> None:
+        if math.isfinite(value):
+            return
+        last = latest_checkpoint(self._folder)
+        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        raise ModelError(
+            f"the {what} is {value} at step {step}", hint=f"{kept}; lower the learning rate"
+        )
 
     def save(self, step: int) -> None:
         """Write a checkpoint, if this is the process that writes."""
