@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,7 @@ __all__ = [
     "fill",
     "read_sentence_pairs",
     "read_test_set",
+    "scratch",
 ]
 
 Found = dict[str, list[Hit]]
@@ -50,6 +53,16 @@ Found = dict[str, list[Hit]]
 _DEPTH = 100
 _TOP = 10
 _BATCH = 512  # queries of one search: a store reads its vectors once for all of them
+
+
+@contextmanager
+def scratch(encoder: Encoder) -> Iterator[Collection]:
+    """A collection that is gone afterwards; of FAISS, which answers many queries at once."""
+    with (
+        TemporaryDirectory() as folder,
+        Collection(f"faiss://{folder}/store", encoder=encoder) as collection,
+    ):
+        yield collection
 
 
 def fill(
@@ -127,7 +140,7 @@ def evaluate_heads(
     """
     found = {}
     for name in recorder.heads:
-        with Collection("memory://", encoder=recorder.head(name)) as collection:
+        with scratch(recorder.head(name)) as collection:
             fill(collection, test)
             runner = _Runner(collection, test, progress)
             plan = collection.plan(k=_DEPTH + 1, candidates="exact")

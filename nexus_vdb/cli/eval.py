@@ -19,7 +19,6 @@ from nexus_vdb.cli.common import (
 
 if TYPE_CHECKING:
     from nexus_vdb.collection import Collection
-    from nexus_vdb.interfaces import Encoder
     from nexus_vdb.pipelines.evaluate import TestSet
 
 __all__ = ["command"]
@@ -69,7 +68,7 @@ def command(
     """Measure a model on a BEIR test set, or on a table of graded sentence pairs.
 
     The folder has corpus.jsonl, queries.jsonl and qrels/test.tsv. Without --store the corpus is
-    embedded into memory first. With one, the store is taken as it is: fill it from the same
+    embedded into a temporary one. With one, the store is taken as it is: fill it from the same
     corpus.jsonl by `ingest --id-field _id`.
 
     A file is a table of sentence pairs, parted by tabs under the header `score s1 s2`; printed is
@@ -112,12 +111,22 @@ def _measure(
 ) -> dict[str, Any]:
     from nexus_vdb import encoder
     from nexus_vdb.collection import Collection
-    from nexus_vdb.pipelines.evaluate import HeadRecorder, evaluate, evaluate_heads, read_test_set
+    from nexus_vdb.pipelines.evaluate import (
+        HeadRecorder,
+        evaluate,
+        evaluate_heads,
+        read_test_set,
+        scratch,
+    )
 
     test = read_test_set(folder, split=split)
     recorder = HeadRecorder(encoder.load_encoder(model)) if heads else None
-    own: Encoder | None = recorder
-    with Collection(url or "memory://", model=model, encoder=own) as collection:
+    opened = (
+        Collection(url, model=model, encoder=recorder)
+        if url
+        else scratch(recorder or encoder.load_encoder(model))
+    )
+    with opened as collection:
         if url is None:
             _fill(collection, test)
         with progress_bar("queries") as update:
