@@ -28,7 +28,10 @@ from nexus_vdb.types import Floats, Metadata, Records, StoreSchema
 __all__ = ["State", "View", "load_state", "read_dead", "read_meta", "worth_merging"]
 
 _FAN = 16
-"""Segments of like size that are merged into one: a row is rewritten log16(n / 512) times."""
+"""Small segments of like size that are merged into one: a row is rewritten log16(n / 512) times."""
+
+_LARGE, _FAN_LARGE = 2, 64
+"""From this tier on, 8192 rows, as many are: a visit costs a search less than a rewrite a writer."""
 
 _SMALLEST = 512
 """Segments below this count as of like size."""
@@ -254,8 +257,7 @@ class State:
 def worth_merging(views: Sequence[View]) -> list[View]:
     """Views that should become one segment now; none if all is well.
 
-    Segments of like size are merged, `_FAN` at a time, so that there are never many and a row is
-    seldom rewritten.
+    Segments of like size are merged, so that there are never many and a row is seldom rewritten.
     """
     tiers: dict[int, list[View]] = {}
     for view in views:
@@ -263,8 +265,8 @@ def worth_merging(views: Sequence[View]) -> list[View]:
         while size >= _SMALLEST:
             tier, size = tier + 1, size // _FAN
         tiers.setdefault(tier, []).append(view)
-    for _, group in sorted(tiers.items()):
-        if len(group) >= _FAN:
+    for tier, group in sorted(tiers.items()):
+        if len(group) >= (_FAN if tier < _LARGE else _FAN_LARGE):
             return group
     # A quarter of the rows being dead is worth a rewrite of the others.
     return next(([view] for view in views if view.count < 0.75 * view.segment.rows), [])

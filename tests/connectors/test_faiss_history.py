@@ -36,6 +36,7 @@ class History(RuleBasedStateMachine):
         for module in (_faiss_write, _faiss_state):
             self.patch.setattr(module, "LISTED", 24)
         self.patch.setattr(_faiss_state, "_FAN", 3)
+        self.patch.setattr(_faiss_state, "_FAN_LARGE", 3)
         self.patch.setattr(_faiss_state, "_SMALLEST", 8)
         self.folder = Path(tempfile.mkdtemp())
         self.url = f"faiss://{self.folder}/index"
