@@ -34,10 +34,13 @@ FLOORS = (
     {"configs", "connectors", "encoder", "model"},
     {"reader"},
     {"collection"},
-    {"aio", "pipelines", "testing"},
+    {"adapters", "aio", "pipelines", "testing"},
     {"cli"},
 )
 OPEN_FLOORS = 2
+
+# Connectors that bring no outside system to a collection, but a collection to a framework.
+ADAPTERS = {"haystack", "langchain"}
 
 JOBS = {
     "distill.toml": "nexus_vdb.pipelines.train:TrainSettings",
@@ -77,8 +80,14 @@ def _imports(path: Path) -> Iterator[str]:
                 yield below if below in _modules() else below.rpartition(".")[0]
 
 
-def _floor(module: str) -> int:
+def _family(module: str) -> str:
     family = module.partition(".")[0]
+    adapter = family == "connectors" and _system(module) in ADAPTERS
+    return "adapters" if adapter else family
+
+
+def _floor(module: str) -> int:
+    family = _family(module)
     return next((number for number, floor in enumerate(FLOORS) if family in floor), 1)
 
 
@@ -88,8 +97,8 @@ def _system(connector: str) -> str:
 
 
 def _fault(importer: str, imported: str) -> str | None:
-    family, other = importer.partition(".")[0], imported.partition(".")[0]
-    if family == other == "connectors":
+    family, other = _family(importer), _family(imported)
+    if {family, other} <= {"adapters", "connectors"}:
         shared = imported.startswith("connectors._") and _system(importer) == _system(imported)
         return None if shared else "connectors do not import each other"
     if family == "connectors" and _floor(imported) >= OPEN_FLOORS:
@@ -120,6 +129,10 @@ def test_imports_go_downwards() -> None:
         ("connectors.qdrant_edge", "connectors.qdrant", False),
         ("connectors.faiss", "connectors._qdrant_points", False),
         ("connectors.faiss", "encoder", False),
+        ("connectors.faiss", "collection", False),
+        ("connectors.langchain", "collection", True),
+        ("connectors.langchain", "connectors.faiss", False),
+        ("collection", "connectors.langchain", False),
         ("registry", "connectors.faiss", False),
         ("collection", "pipelines.ingest", False),
         ("pipelines.ingest", "collection", True),
