@@ -17,7 +17,15 @@ from nexus_vdb.errors import ModelError, SourceError
 from nexus_vdb.model.bundle import load_checkpoint, write_config
 from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.model.data import TokenTable, expand, read_texts
-from nexus_vdb.model.export import center_hash, export_onnx, parity, quantize
+from nexus_vdb.model.export import (
+    center_hash,
+    export_onnx,
+    halve,
+    parity,
+    quantize,
+    run_onnx,
+    run_torch,
+)
 from nexus_vdb.model.network import NexusModel, count_parameters
 from nexus_vdb.model.tokenizer import load_tokenizer
 from nexus_vdb.settings import Settings
@@ -32,6 +40,7 @@ class Precision(str, Enum):
     """How the weights of a bundle are kept."""
 
     INT8 = "int8"
+    FLOAT16 = "float16"
     FLOAT32 = "float32"
 
 
@@ -57,6 +66,7 @@ class ExportReport:
         parameters: Numbers in the network.
         megabytes: Size of `model.onnx`.
         parity: Largest difference between torch and ONNX in float32, over all outputs.
+        differences: Largest difference between torch and the bundle, by output.
         cosine: Mean cosine between the float32 vectors and the bundle's.
     """
 
@@ -65,6 +75,7 @@ class ExportReport:
     parameters: int
     megabytes: float
     parity: float
+    differences: dict[str, float]
     cosine: float
 
 
@@ -89,10 +100,14 @@ def run_export(
     max_tokens = min(settings.max_tokens, model.config.max_seq_len)
     write_config(model, settings.out, max_tokens=max_tokens, tokenizer=settings.tokenizer)
     say(f"writing {settings.precision.value} ONNX")
-    difference, cosine = _write_model(model, settings, batches)
+    exact = run_torch(model, *batches[0])
+    difference = _write_model(model, settings, batches)
     _write_card(settings.out, model, step)
     size = (settings.out / "model.onnx").stat().st_size / 1e6
-    return ExportReport(settings.out, step, parameters, size, difference, cosine)
+    made = run_onnx(settings.out / "model.onnx", *batches[0])
+    cosine = float((made["embedding"] * exact["embedding"]).sum(1).mean())
+    differences = parity(exact, made)
+    return ExportReport(settings.out, step, parameters, size, difference, differences, cosine)
 
 
 def _checkpoint(path: Path) -> Path:
@@ -113,27 +128,27 @@ def _sample(settings: ExportSettings) -> TokenTable:
 
 def _write_model(
     model: NexusModel, settings: ExportSettings, batches: list[tuple[np.ndarray, np.ndarray]]
-) -> tuple[float, float]:
-    """Write `model.onnx`; returns the float32 parity and the cosine to the float32 vectors."""
+) -> float:
+    """Write `model.onnx`; returns the float32 parity."""
     batch = batches[0]
-    with torch.no_grad():
-        exact = model(*map(torch.from_numpy, batch)).embedding.numpy()
     target = settings.out / "model.onnx"
     with TemporaryDirectory() as folder:
         plain = Path(folder) / "float32.onnx"
         export_onnx(model, plain)
-        difference = max(parity(model, plain, *batch).values())
+        difference = max(parity(run_torch(model, *batch), run_onnx(plain, *batch)).values())
         if difference > _PARITY:
             raise ModelError(f"ONNX and torch differ by {difference:.1e}, more than {_PARITY}")
         if settings.precision is Precision.FLOAT32:
             target.write_bytes(plain.read_bytes())
+        elif settings.precision is Precision.FLOAT16:
+            halve(plain, target)
         else:
             tables = Path(folder) / "tables.onnx"
             export_onnx(model, tables, int8_tables=True)
             # Beginnings as well: what people ask is shorter than what they search.
             short = [(ids[:, :_SHORT], mask[:, :_SHORT]) for ids, mask in batches]
             quantize(tables, target, [*short[:_CALIBRATION], *batches[:_CALIBRATION]])
-    return difference, _cosine(target, exact, batch)
+    return difference
 
 
 def _write_card(folder: Path, model: NexusModel, step: int) -> None:
@@ -146,12 +161,3 @@ def _write_card(folder: Path, model: NexusModel, step: int) -> None:
             "Data, licence and measures: to be written by whoever trained it.\n",
             encoding="utf-8",
         )
-
-
-def _cosine(path: Path, exact: np.ndarray, batch: tuple[np.ndarray, np.ndarray]) -> float:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    ids, mask = batch
-    found = session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})[0]
-    return float((found * exact).sum(1).mean())

@@ -26,7 +26,7 @@ __all__ = ["command"]
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Its tokenizer.model.")
 @click.option("--out", type=click.Path(path_type=Path), help="The bundle folder to write.")
 @click.option("--sample", multiple=True, metavar="FILE", help="Texts to centre the hash on.")
-@click.option("--precision", type=click.Choice(["int8", "float32"]), help="[int8]")
+@click.option("--precision", type=click.Choice(["int8", "float16", "float32"]), help="[int8]")
 @click.option("--max-tokens", type=int, metavar="N", help="Where a text is cut.  [512]")
 @config_option
 @as_json
@@ -45,3 +45,5 @@ def command(*, config: Path | None, as_json: bool, **options: Any) -> None:
         f"{report.megabytes:.1f} MB; ONNX differs from torch by {report.parity:.0e}, "
         f"cosine to float32 {report.cosine:.4f}"
     )
+    by_output = (f"{name} {value:.0e}" for name, value in report.differences.items())
+    click.echo(f"largest difference from torch: {', '.join(by_output)}")

@@ -1,8 +1,9 @@
-"""Turn a trained network into ONNX, float32 or int8, and check it against torch."""
+"""Turn a trained network into ONNX: float32, float16 or int8; check it against torch."""
 
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,12 +27,24 @@ from torch import Tensor, nn
 
 from nexus_vdb.model.network import NexusModel
 
-__all__ = ["OUTPUTS", "center_hash", "export_onnx", "parity", "quantize"]
+__all__ = [
+    "OUTPUTS",
+    "center_hash",
+    "export_onnx",
+    "halve",
+    "parity",
+    "quantize",
+    "run_onnx",
+    "run_torch",
+]
 
 OUTPUTS = ("embedding", "semantic", "entity", "hash_logits")
 
 _OPSET = 18
 
+_LARGE = 1024  # numbers in a weight that is worth halving
+
+Outputs: TypeAlias = dict[str, npt.NDArray[np.float32]]
 Batch: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
@@ -164,14 +177,47 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
-def parity(
-    model: NexusModel, path: Path, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]
-) -> dict[str, float]:
-    """Largest absolute difference between torch and onnxruntime, by output."""
+def halve(source: Path, target: Path) -> None:
+    """Weights in float16, half the size; sums and products stay in float32.
+
+    ONNX Runtime turns them back when it loads the file, so a CPU, which has few float16 kernels,
+    is as quick as with float32.
+
+    Args:
+        source: ONNX in float32.
+        target: The file to write.
+    """
+    model = onnx.load(source)
+    graph, casts = model.graph, []
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) >= _LARGE:
+            name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+            half = onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half")
+            tensor.CopyFrom(half)
+            to = onnx.TensorProto.FLOAT
+            casts.append(onnx.helper.make_node("Cast", [half.name], [name], to=to))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, target)
+
+
+@torch.no_grad()
+def run_torch(
+    model: NexusModel, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]
+) -> Outputs:
+    """What torch makes of a batch, by output; the model is left in eval mode."""
+    values = Exported(model.eval())(torch.from_numpy(ids), torch.from_numpy(mask))
+    return {name: value.numpy() for name, value in zip(OUTPUTS, values, strict=True)}
+
+
+def run_onnx(path: Path, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Outputs:
+    """What ONNX Runtime makes of a batch, by output."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = session.run(list(OUTPUTS), {"input_ids": ids, "attention_mask": mask})
-    model.eval()
-    with torch.no_grad():
-        wanted = Exported(model)(torch.from_numpy(ids), torch.from_numpy(mask))
-    pairs = zip(OUTPUTS, found, wanted, strict=True)
-    return {name: float(np.abs(x - y.numpy()).max()) for name, x, y in pairs}
+    values = session.run(list(OUTPUTS), {"input_ids": ids, "attention_mask": mask})
+    return dict(zip(OUTPUTS, values, strict=True))
+
+
+def parity(one: Outputs, other: Outputs) -> dict[str, float]:
+    """Largest absolute difference, by output."""
+    return {name: float(np.abs(one[name] - other[name]).max()) for name in OUTPUTS}

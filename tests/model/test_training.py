@@ -123,7 +123,9 @@ def test_distillation_without_a_teacher_is_an_error(values: Any) -> None:
         run_distillation(settings(values | {"teachers": ["nowhere"]}))
 
 
-@pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("int8", 0.98)])
+@pytest.mark.parametrize(
+    ("precision", "least"), [("float32", 0.99999), ("float16", 0.99999), ("int8", 0.98)]
+)
 def test_export_gives_a_bundle_that_encodes_as_torch_does(
     values: Any, tmp_path: Path, precision: str, least: float
 ) -> None:
@@ -138,6 +140,11 @@ def test_export_gives_a_bundle_that_encodes_as_torch_does(
     report = run_export(make_settings(ExportSettings, export))
     assert report.step == 20
     assert report.parity < 1e-4
+    assert list(report.differences) == ["embedding", "semantic", "entity", "hash_logits"]
+    assert (
+        report.differences["embedding"] < {"float32": 1e-5, "float16": 1e-3, "int8": 0.1}[precision]
+    )
+    assert report.cosine > least
 
     encoder = load_encoder(str(tmp_path / "bundle"))
     texts = ["harbour tide", "falcon", "", "oven flour " * 40]
