@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nexus_vdb.errors import ModelError
 from nexus_vdb.model.batches import Negatives, PairBatches
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.data import TokenTable, read_pairs
@@ -21,6 +22,7 @@ from nexus_vdb.model.network import NexusModel
 from nexus_vdb.model.objective import Objective
 from nexus_vdb.model.schedule import LossWeights, Schedule
 from nexus_vdb.model.tokenizer import load_tokenizer
+from nexus_vdb.model.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,20 @@ def test_negatives_make_the_contrast_harder(network_file: Path, batches: PairBat
         objective = Objective(LossWeights(), schedule, (768, 512, 256))
         losses.append(backward(model, objective, batches.at(0, schedule))["contrastive"])
     assert losses[1] > losses[0] + 0.1
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(
+    network_file: Path, batches: PairBatches, tmp_path: Path
+) -> None:
+    model = NexusModel(load_config(network_file))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weight = model.fuse.weight
+    weight.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[no-untyped-call]
+    with pytest.raises(ModelError, match="the gradient is (nan|inf) at step 0") as caught:
+        schedule = Schedule(steps=3, batch=32)
+        train(model, batches, schedule, weights=LossWeights(), folder=tmp_path)
+    assert caught.value.hint == "there is no checkpoint yet; lower the learning rate"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 TRAIN = """

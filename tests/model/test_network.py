@@ -35,7 +35,7 @@ def lively(config: NexusConfig) -> NexusModel:
     model = NexusModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.abs().sum() == 0:
+            if parameter.requires_grad and parameter.abs().sum() == 0:
                 parameter.normal_(std=0.2)
     return model
 
@@ -79,6 +79,40 @@ def test_flash_attention_agrees_with_the_math_kernel() -> None:
         )
 
 
+@pytest.mark.parametrize("rope", [False, True])
+def test_flash_attention_has_the_gradients_of_the_math_kernel(rope: bool) -> None:
+    gradients = []
+    ids, mask = torch.randint(2, 300, (4, 20)), torch.ones(4, 20).long()
+    mask[1:, 15:] = 0
+    for flash in (False, True):
+        model = lively(tiny(rope=rope, flash=flash))
+        torch.autograd.backward([model(ids, mask).embedding[:, :100].sum()])
+        gradients.append(
+            {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+        )
+    math, fast = gradients
+    assert math.keys() == fast.keys()
+    assert float(math["blocks.0.attention.qkv.weight"].abs().max()) > 1e-3
+    for name, value in math.items():
+        torch.testing.assert_close(fast[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_rotary_positions_do_not_see_where_a_text_stands() -> None:
+    """Behind padding the same text has other places, and the same distances."""
+    ids = torch.randint(2, 300, (2, 9))
+    shifted = torch.cat([torch.zeros(2, 6, dtype=torch.int64), ids], dim=1)
+    mask = (shifted > 0).long()
+    likeness = []
+    for rope in (True, False):
+        model = lively(tiny(rope=rope))
+        with torch.no_grad():
+            here = model(ids, torch.ones_like(ids)).semantic
+            there = model(shifted, mask).semantic
+        likeness.append((here * there).sum(-1))
+    torch.testing.assert_close(likeness[0], torch.ones(2), atol=1e-5, rtol=0)
+    assert float(likeness[1].max()) < 0.999  # learned positions do see it
+
+
 def test_rotary_products_depend_on_the_distance_alone() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(8), torch.randn(8)
@@ -88,6 +122,39 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
     for offset in (0, 3, -7):
         diagonal = products.diagonal(offset)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
+
+
+OFF = ({"entity_bag": False}, {"nsa": False}, {"hash_residual": False})
+
+
+@pytest.mark.parametrize("off", OFF, ids=lambda off: next(iter(off)))
+def test_a_part_can_be_left_out(off: dict[str, bool]) -> None:
+    whole = lively(tiny())
+    model = lively(tiny().model_copy(update=off))
+    assert count_parameters(model) < count_parameters(whole)
+    ids, mask = torch.randint(2, 300, (3, 9)), torch.ones(3, 9).long()
+    output = model(ids, mask)
+    for field in fields(output):
+        assert getattr(output, field.name).shape == getattr(whole(ids, mask), field.name).shape
+    residual = model.hash_residual(output.embedding)
+    if "entity_bag" in off:
+        context = model.entity(model.pool(ids, mask.float())[0])
+        torch.testing.assert_close(
+            output.entity, torch.nn.functional.normalize(context, dim=-1), atol=1e-5, rtol=1e-4
+        )
+    if "nsa" in off:
+        assert not output.spectral.any()
+        torch.testing.assert_close(output.hash_logits, residual)
+    if "hash_residual" in off:
+        bias = model.hash_residual.bias
+        torch.testing.assert_close(output.hash_logits, output.spectral + bias)
+
+
+def test_something_has_to_be_left_to_hash_with(tmp_path: Path) -> None:
+    path = tmp_path / "network.json"
+    path.write_text('{"nsa": false, "hash_residual": false}')
+    with pytest.raises(ConfigError, match="nothing is left to hash with"):
+        load_config(path)
 
 
 def test_word_order_is_seen() -> None:
