@@ -62,3 +62,5 @@ def _by_candidates(panel: Any, exact: float, shares: list[dict[str, Any]]) -> No
         panel.plot(depths, [point[name] for point in points], marker="o", label=label)
     panel.axhline(exact, ls=":", color="C1", label="ndcg@10, exact")
     panel.set(xlabel="candidates of the hash", xscale="log")
+    panel.set_xticks(depths, labels=[f"{depth:,}" for depth in depths])
+    panel.minorticks_off()
