@@ -254,6 +254,10 @@ def test_eval(shell: Shell) -> None:
     code, out, _ = shell.run("eval", folder)
     assert code == 0
     assert "exact, 512 dimensions" in out
+    code, out, _ = shell.run("eval", folder, "--shares", "50,100")
+    assert (code, "hash, 11 candidates (100.0%)" in out) == (0, True)
+    code, _, err = shell.run("eval", folder, "--heads")
+    assert (code, "makes one vector a text" in err) == (2, True)
     shell.run("ingest", shell.corpus, "--id-field", "_id", "--store", shell.store)
     assert json.loads(shell.run("eval", folder, "--store", shell.store, "--json")[1]) == {
         **found,
