@@ -84,7 +84,10 @@ def read_sentence_pairs(path: Path) -> SentencePairs:
     # No quoting: sentences quote as they like.
     rows = [line.split("\t") for line in text.rstrip("\n").split("\n")]
     if rows[0] != _STS_HEADER:
-        raise SourceError(f"{path} has no header of {', '.join(_STS_HEADER)}, parted by tabs")
+        raise SourceError(
+            f"{path} has no header of {', '.join(_STS_HEADER)}, parted by tabs",
+            hint="name a table of sentence pairs, or a folder in BEIR's format",
+        )
     found = SentencePairs([], [], [])
     for number, row in enumerate(rows[1:], 2):
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from nexus_vdb.errors import ConfigError, ModelError
+from nexus_vdb.errors import ConfigError, ModelError, SourceError
 
 __all__ = ["PAD_ID", "UNK_ID", "load_tokenizer", "piece_texts", "train_tokenizer"]
 
@@ -35,11 +35,15 @@ def train_tokenizer(
 
     Raises:
         ConfigError: the texts cannot give so many pieces.
+        SourceError: there are no texts.
     """
+    drawn = _reservoir(texts, sample)
+    if not any(text.strip() for text in drawn):
+        raise SourceError("there is no text to train a tokenizer on", hint="name other files")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(_reservoir(texts, sample)),
+            sentence_iterator=iter(drawn),
             model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,

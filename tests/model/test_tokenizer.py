@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nexus_vdb.errors import ConfigError, ModelError
+from nexus_vdb.errors import ConfigError, ModelError, SourceError
 from nexus_vdb.model.tokenizer import load_tokenizer, piece_texts, train_tokenizer
 
 
@@ -34,6 +34,12 @@ def test_a_vocabulary_larger_than_the_corpus_is_an_error() -> None:
     with pytest.raises(ConfigError, match="vocab_size=5000") as caught:
         train_tokenizer(["a few words only"] * 20, vocab_size=5000)
     assert "--vocab-size" in caught.value.hint
+
+
+@pytest.mark.parametrize("texts", [[], ["", " \n"]])
+def test_no_text_at_all_is_an_error(texts: list[str]) -> None:
+    with pytest.raises(SourceError, match="no text to train a tokenizer on"):
+        train_tokenizer(texts, vocab_size=300)
 
 
 def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
