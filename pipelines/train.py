@@ -145,7 +145,10 @@ def _start(model: NexusModel, prepared: Prepared) -> None:
     ids = [
         tuple(map(torch.from_numpy, table.padded(rows)))
         for table in (prepared.batches.a, prepared.batches.b)
-        for rows in np.array_split(sample, max(1, len(sample) // 128))
+        # Like lengths together: less padding, and the order changes nothing here.
+        for rows in np.array_split(
+            sample[np.argsort(table.lengths[sample], kind="stable")], max(1, len(sample) // 128)
+        )
     ]
     initialize.fit_fusion(model, ids)  # type: ignore[arg-type]
 
