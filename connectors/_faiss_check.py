@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from nexus_vdb.connectors._faiss_maps import HELD, let_go
 from nexus_vdb.errors import StoreCorrupt
 from nexus_vdb.folders import naming, write_durably
 from nexus_vdb.ranking import Rows
@@ -242,8 +243,14 @@ class Pages:
 
     def need_all(self) -> None:
         """Make sure of the whole file."""
-        if self._left:
-            self._compare(np.arange(len(self._trusted)))
+        step = HELD // PAGE
+        for first in range(0, len(self._trusted) if self._left else 0, step):
+            self._compare(np.arange(first, min(first + step, len(self._trusted))))
+            let_go(self._data[first * PAGE : (first + step) * PAGE])
+
+    def let_go(self) -> None:
+        """Hold nothing of the file in memory."""
+        let_go(self._data)
 
     def _compare(self, pages: npt.NDArray[np.int64]) -> None:
         pages = pages[~self._trusted[pages]]
@@ -324,6 +331,10 @@ class Mapped(Generic[_T]):
         else:
             self.pages.need_rows(rows, self._row)
         return self._array[rows] if width is None else self._array[rows, :width]
+
+    def let_go(self) -> None:
+        """Hold nothing of the file in memory."""
+        self.pages.let_go()
 
     def rescue(self, progress: Callable[[int], None] | None = None) -> npt.NDArray[np.bool_]:
         """Which rows are damaged, bool `[n]`; from now on others are read beside them."""

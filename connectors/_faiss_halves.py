@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from nexus_vdb.connectors._faiss_maps import HELD, let_go
 from nexus_vdb.ranking import Rows, best_rows, cut_vectors
 from nexus_vdb.threads import in_threads, one_blas_thread
 from nexus_vdb.types import Floats
@@ -155,6 +156,8 @@ def _by_products(
         for scores in _products(part, queries, normalize=normalize):
             best_ones = best_rows(scores, k, slack=slack)
             found.append((rows[best_ones], scores[best_ones]))
+        if halves.nbytes > HELD:
+            let_go(part)
         return found
 
     with one_blas_thread():

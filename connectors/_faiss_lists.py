@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nexus_vdb.connectors._faiss_halves import Halves, floats, highest, one_faiss_thread
+from nexus_vdb.connectors._faiss_maps import let_go
 from nexus_vdb.ranking import Rows
 from nexus_vdb.threads import one_blas_thread
 from nexus_vdb.types import Floats
@@ -132,11 +133,13 @@ def _clustered(
     wanted = min(_MOST, round(4 * count**0.5))
     size = min(count, _SAMPLE_PER_LIST * wanted, _SAMPLE // halves.shape[1])
     sample = floats(halves[np.sort(random.choice(count, size, replace=False))])
+    let_go(halves)
     axes = _leading(sample)
     project = _projection(axes)
     tree = _Tree.grow(project(sample), wanted)
     del sample
     lists = np.concatenate([tree.assign(block) for block in _projected(halves, project)])
+    let_go(halves)
     return axes, tree.centroids.astype(np.float16), lists
 
 
@@ -163,6 +166,7 @@ def _projection(axes: Floats) -> Callable[[Floats], Floats]:
 def _projected(halves: Halves, project: Callable[[Floats], Floats]) -> Iterator[Floats]:
     for start in range(0, len(halves), _BLOCK):
         end = min(start + _BLOCK, len(halves))
+        let_go(halves[:start])
         steps = range(start, end, _STEP)
         yield np.concatenate(
             [project(floats(halves[row : min(row + _STEP, end)])) for row in steps]

@@ -21,8 +21,12 @@ __all__ = ["search"]
 _SHORT_PER_HIT, _SHORT = 8, 128
 """What a narrow cut keeps: of a million texts, 128 lose 0.2 % of the top 10, and 64 lose 0.5 %."""
 
-_TOGETHER = 256
-"""Queries that share a pass over what they are compared with."""
+_TOGETHER, _TOGETHER_EXACT = 16, 256
+"""Queries that share a pass over codes, or over vectors."""
+
+_MANY = 64
+"""Queries that are a bulk job, which lets go of what it has touched: half a megabyte for each row,
+where the system keeps files in large pieces."""
 
 _EACH = 8
 """Queries that make a thread worth starting."""
@@ -36,24 +40,31 @@ def search(
 ) -> list[list[Hit]]:
     """The k best by cosine: of all for "exact", else of the best candidates of the hash."""
     hits: list[list[Hit]] = []
-    for start in range(0, len(queries), _TOGETHER):
-        some = take_queries(queries, range(start, min(start + _TOGETHER, len(queries))))
-        hits += _answers(state, some, plan, where)
+    together = _TOGETHER_EXACT if plan.candidates == "exact" else _TOGETHER
+    for start in range(0, len(queries), together):
+        some = take_queries(queries, range(start, min(start + together, len(queries))))
+        hits += _answers(state, some, plan, where, bulk=len(queries) > _MANY)
     return hits
 
 
 def _answers(
-    state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None
+    state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None, *, bulk: bool
 ) -> list[list[Hit]]:
     """Many queries are answered on as many threads as FAISS may use."""
     find = _nearest if plan.candidates == "exact" else _near
     near = find(state, queries, plan, where)
 
     def answer(row: int) -> list[Hit]:
-        return _hits(state, near(row), queries.vectors[row], plan)
+        hits = _hits(state, near(row), queries.vectors[row], plan)
+        if bulk:
+            state.let_go(vectors=True)
+        return hits
 
     threads = min(faiss.omp_get_max_threads(), len(queries) // _EACH)
-    return in_threads(answer, range(len(queries)), threads=threads)
+    hits = in_threads(answer, range(len(queries)), threads=threads)
+    if bulk:
+        state.let_go()
+    return hits
 
 
 def _nearest(

@@ -44,6 +44,9 @@ from nexus_vdb.types import Floats, Metadata, Records, StoreSchema
 
 __all__ = ["Segment", "Sought", "sought"]
 
+_PASSED = 16
+"""Batches read in a pass before it lets go of what is behind: 128 MiB at 768 dimensions."""
+
 _BLOCK = 8192
 """Vectors that are coded anew at a time."""
 
@@ -196,6 +199,8 @@ class Segment:
             prefix = None
             if merging and self.prefix is not None:
                 prefix = self.prefix.at(self._places(rows))
+            if number % _PASSED == 0:
+                self.let_go()
             batch, codes = self.table.batch(number, keep), self.by_row(self.codes, rows)
             known = None if hashes is None else hashes[:, rows]
             yield Block(batch, self.vectors.at(rows), codes, prefix, known)
@@ -207,7 +212,14 @@ class Segment:
             part = slice(start, start + _BLOCK)
             found = codes_of(floats(self.vectors.at(part)))
             codes[self._places(part)] = found
+            self.vectors.let_go()
         return codes
+
+    def let_go(self) -> None:
+        """Hold nothing of the files in memory; to be read again, they are mapped anew."""
+        for file in (self.vectors, self.prefix, self._lookup, self.table):
+            if file is not None:
+                file.let_go()
 
     def _hashes(self) -> Codes:
         hashes = np.empty((2, self.rows), dtype=np.uint64)

@@ -31,7 +31,7 @@ _FAN = 16
 """Small segments of like size that are merged into one: a row is rewritten log16(n / 512) times."""
 
 _LARGE, _FAN_LARGE = 2, 64
-"""From this tier on, 8192 rows, as many are: a visit costs a search less than a rewrite a writer."""
+"""From this tier on (8192 rows) so many: visits cost readers less than rewrites cost writers."""
 
 _SMALLEST = 512
 """Segments below this count as of like size."""
@@ -214,6 +214,11 @@ class State:
             parts.append(segment.records(local))
             order.append(np.arange(len(rows))[at])
         return take_records(join_records(parts), np.argsort(np.concatenate(order)).tolist())
+
+    def let_go(self, *, vectors: bool = False) -> None:
+        """Hold nothing of the files in memory, or nothing of the whole vectors."""
+        for view in self.views:
+            (view.segment.vectors if vectors else view.segment).let_go()
 
     def sample(self, count: int, seed: int) -> Rows:
         """Different rows drawn evenly, in no order."""

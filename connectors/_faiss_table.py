@@ -102,6 +102,10 @@ class Table:
             return self._batches[number].column(name)
         return self.array(name, number)
 
+    def let_go(self) -> None:
+        """Hold nothing of the file in memory."""
+        self._pages.let_go()
+
     def _extents(self, array: Any) -> list[tuple[int, int]]:
         starts = [(one.address - self._base, one.size) for one in array.buffers() if one]
         return [(start, start + size) for start, size in starts if size]

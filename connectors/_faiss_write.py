@@ -19,6 +19,7 @@ from nexus_vdb.connectors._faiss_check import SummedFile, Sums, page_sums, write
 from nexus_vdb.connectors._faiss_files import CODES, SegmentEntry
 from nexus_vdb.connectors._faiss_halves import Halves, floats
 from nexus_vdb.connectors._faiss_lists import LISTED, LISTED_IN_PASSING, list_rows
+from nexus_vdb.connectors._faiss_maps import let_go
 from nexus_vdb.errors import StoreError
 from nexus_vdb.folders import fsync_folder, naming
 from nexus_vdb.ranking import Rows, cut_vectors
@@ -56,6 +57,9 @@ ID, DOCUMENT = 0, 1
 
 _BATCH = 4096
 """Rows of an Arrow batch at least, so that merged segments are not made of crumbs."""
+
+_TOUCHED = 16
+"""Batches drawn from anywhere in a file that touch no more than 256 MiB of it."""
 
 _SCANNED = (CODES, "prefix.f16")
 """Files that a segment with lists has in their order."""
@@ -198,12 +202,18 @@ def _put_in_lists(
 
 def _reorder(path: Path, order: Rows, size: int) -> tuple[int, Sums]:
     stored = np.memmap(path, np.uint8, "r", 0, (len(order), size))
-    parts = (stored[order[start : start + _BATCH]] for start in range(0, len(order), _BATCH))
     temporary = path.with_name(path.name + ".tmp")
-    sums = _write(temporary, parts)
-    del stored, parts
+    sums = _write(temporary, _drawn(stored, order))
+    del stored
     temporary.replace(path)
     return sums
+
+
+def _drawn(stored: npt.NDArray[np.uint8], order: Rows) -> Iterator[npt.NDArray[np.uint8]]:
+    for number, start in enumerate(range(0, len(order), _BATCH)):
+        if number % _TOUCHED == 0:
+            let_go(stored)
+        yield stored[order[start : start + _BATCH]]
 
 
 def _write(path: Path, arrays: Iterable[npt.NDArray[Any]]) -> tuple[int, Sums]:

@@ -299,7 +299,9 @@ class FaissStore:
     def sample(self, count: int, *, seed: int = 0) -> Records:
         """`count` different records drawn evenly from the whole store; all, if it has fewer."""
         state = self._state
-        return state.records(state.sample(count, seed))
+        drawn = state.records(state.sample(count, seed))
+        state.let_go()
+        return drawn
 
     def recode(self, codes_of: Callable[[Floats], Codes]) -> None:
         """Replace every code by that of its vector, all in one commit.
