@@ -132,7 +132,7 @@ def test_the_page(ablation: Any) -> None:
     }
     labels = {name: variant.label for name, variant in ablation.VARIANTS.items()}
     page = ablation.page(results, labels)
-    assert "between 2026-01-01 and 2026-01-02" in page
+    assert "2026-01-01 to 2026-01-02. Held equal" in page
     assert "20 steps of 128 pairs" in page
     rows = [line for line in page.splitlines() if line.startswith("| the full model |")]
     assert rows[0].startswith("| the full model | 29.2 M | 0.500 | 0.500 |  | 0.500 |  |")
