@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint soak clean
+.PHONY: help demo test lint docs soak clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ lint: $(VENV)/.dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev ## Build the documentation into site/, warnings as errors
+	$(BIN)/mkdocs build --strict
 
 soak: $(VENV)/.dev ## Kill ingests a thousand times, and compare (SOAK_KILLS, SOAK_SEED)
 	$(BIN)/python -m tests.soak
