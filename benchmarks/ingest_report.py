@@ -126,15 +126,14 @@ def memory(results: Result) -> Iterator[str]:
     )
     yield from (
         "",
-        "| rows | from | peak MB | of which no mapped file | beyond the model | wall s | rows/s |",
-        "|---|---|---|---|---|---|---|",
+        "| rows | from | peak MB | of which no mapped file | beyond the model |",
+        "|---|---|---|---|---|",
     )
     for kind, _, run in sorted(rows, key=lambda row: _size(row[1])):
         told, more = run["told"], run["peak_mb"] - model["peak_mb"]
         yield (
             f"| {told['read']:,} | {kind} | {run['peak_mb']:,} | {run.get('own_mb', 0):,} "
-            f"| {more:,} "
-            f"| {run['wall']:,.0f} | {told['read'] / run['wall']:,.0f} |"
+            f"| {more:,} |"
         )
     most = max(run["peak_mb"] for _, _, run in rows)
     yield from (
