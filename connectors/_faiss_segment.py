@@ -204,6 +204,7 @@ class Segment:
             batch, codes = self.table.batch(number, keep), self.by_row(self.codes, rows)
             known = None if hashes is None else hashes[:, rows]
             yield Block(batch, self.vectors.at(rows), codes, prefix, known)
+        self.let_go()
 
     def codes_by(self, codes_of: Callable[[Floats], Codes]) -> Codes:
         """Other codes of the vectors, by place, uint64 `[n]`."""
