@@ -52,3 +52,14 @@ def test_quickstart(tmp_path: Path) -> None:
     assert "<caption>1 hit, exact" in shown[8]["text/html"]
     assert "smtplib" in shown[8]["text/html"]
     assert list((tmp_path / "export").rglob("*.parquet"))
+
+
+def test_train_your_own(tmp_path: Path) -> None:
+    shown = outputs("train_your_own", tmp_path)
+    assert shown[1]["text/plain"].endswith(", 1500)")
+    assert shown[3]["text/plain"] == "'step-0000060.safetensors'"
+    assert shown[4]["text/plain"].startswith("(True, {0: 0.")  # the loss fell
+    assert "bundle" in shown[6]["text/html"]
+    assert "<caption>5 hits, exact" in shown[7]["text/html"]
+    assert "compress" in shown[7]["text/html"]
+    assert (tmp_path / "bundle" / "model.onnx").exists()
