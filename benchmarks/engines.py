@@ -48,8 +48,6 @@ class Engine(Protocol):
     """One way to find near vectors."""
 
     settings: Sequence[Setting]
-    resident: int
-    """Bytes a vector that have to stay in memory for a search to be quick."""
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Make the index and leave it in the folder."""
@@ -65,7 +63,6 @@ class FaissExact:
     """Comparison with every vector: `IndexFlatIP`."""
 
     settings = ({},)
-    resident = 4 * DIM
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Write the flat index."""
@@ -91,7 +88,6 @@ class FaissHnsw(FaissExact):
     """Navigable small world graph, M 32, on float32 vectors."""
 
     settings = tuple({"efSearch": ef} for ef in (16, 32, 64, 128, 256, 512))
-    resident = 4 * DIM + 2 * 32 * 4
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Write the graph; FAISS's own defaults but for M."""
@@ -115,7 +111,6 @@ class FaissIvfPq(FaissExact):
         {"nprobe": probes, "k_factor": factor}
         for probes, factor in ((4, 8), (8, 16), (16, 16), (32, 32), (64, 32), (128, 64))
     )
-    resident = 4 * DIM + DIM // 8 + 8
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Train on a sample, then add everything."""
@@ -147,7 +142,6 @@ class Hnswlib:
     """Navigable small world graph, M 16, ef 200 when building: hnswlib's customary values."""
 
     settings = tuple({"ef": ef} for ef in (16, 32, 64, 128, 256, 512))
-    resident = 4 * DIM + 2 * 16 * 4 + 8
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Write the graph."""
@@ -177,7 +171,6 @@ class Usearch:
     """Navigable small world graph on float16 vectors, usearch's defaults."""
 
     settings = tuple({"expansion": ef} for ef in (16, 32, 64, 128, 256, 512))
-    resident = 2 * DIM + 2 * 16 * 5
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Write the graph."""
@@ -208,7 +201,6 @@ class LanceDb:
         {"nprobes": probes, "refine_factor": factor}
         for probes, factor in ((5, 5), (10, 10), (20, 20), (50, 30), (100, 50))
     )
-    resident = DIM // 16
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Write table and index."""
@@ -251,7 +243,6 @@ class QdrantEdge:
     """
 
     settings = tuple({"hnsw_ef": ef} for ef in (16, 32, 64, 128, 256, 512))
-    resident = 2 * 16 * 4
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Write points without payload, then the graph."""
@@ -304,10 +295,9 @@ class Nexus:
         {"probes": probes, "candidates": share}
         for probes, share in (
             *((0.02, 0.001), (0.03, 0.002), (0.05, 0.002), (0.05, 0.004), (0.1, 0.004)),
-            *((0.1, 0.01), (0.2, 0.01), (0.2, 0.02), (0.5, 0.03), (1.0, 0.05)),
+            *((0.1, 0.006), (0.1, 0.01), (0.2, 0.01), (0.2, 0.02), (0.5, 0.03), (1.0, 0.05)),
         )
     )
-    resident = 8
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Write records without text, fit the hash, make the lists."""

@@ -110,12 +110,14 @@ def measure(folder: Path, engine: str, count: int) -> dict[str, Any]:
     before = memory()
     started = time.perf_counter()
     one.open(place(folder, engine, count))
-    one.search(queries[:1], K, one.settings[-1])
+    one.search(queries[:1], K, one.settings[len(one.settings) // 2])
     opened = time.perf_counter() - started
-    points = [ask(one, queries, right, setting) for setting in one.settings]
-    after = memory()
-    grown = {key: after[key] - before[key] for key in after}
-    return {"open_seconds": opened, "points": points, "memory": grown, "resident": one.resident}
+    points = []
+    for setting in one.settings:
+        point = ask(one, queries, right, setting)
+        grown = {key: now - before[key] for key, now in memory().items()}
+        points.append(point | {"memory": grown})
+    return {"open_seconds": opened, "points": points}
 
 
 def ask(engine: Any, queries: Floats, right: np.ndarray[Any, Any], setting: Any) -> dict[str, Any]:

@@ -10,6 +10,9 @@ GOAL = 0.95
 
 OURS = "nexus faiss://"
 
+_CODE = 8
+"""Bytes of a code, which is mapped and has to stay in memory."""
+
 Results = dict[str, Any]
 
 INTRODUCTION = """\
@@ -63,13 +66,22 @@ def row(engine: str, count: int, results: Results) -> str:
     point = chosen(asked["points"])
     ratio = exact["points"][0]["p50_ms"] / point["p50_ms"] if exact else float("nan")
     setting = ", ".join(f"{key} {value}" for key, value in point["setting"].items())
-    own, mapped = (max(0, asked["memory"][kind]) / count for kind in ("own", "mapped"))
+    held = point.get("memory", asked.get("memory"))
+    own, mapped = (max(0, held[kind]) / count for kind in ("own", "mapped"))
     return (
         f"| {engine} | {setting} | {point['recall']:.3f} | {point['p50_ms']:.2f} | "
         f"{point['p99_ms']:.2f} | {point['batch_per_second']:,.0f} | {ratio:.1f}× | "
         f"{built['cpu_seconds']:,.0f} | {own:,.0f}, {mapped:,.0f} | "
         f"{built['disk_bytes'] / count:,.0f} | {asked['open_seconds']:.2f} |"
     )
+
+
+def per_vector(results: Results, engine: str) -> float:
+    """Bytes of its own that a vector takes: by how much more they are at the next larger size."""
+    few, many = counts_of(results)[-2:]
+    points = (chosen(results[f"measure {engine} {count}"]["points"]) for count in (few, many))
+    less, more = (point["memory"]["own"] for point in points)
+    return float(max(0, more - less)) / (many - few)
 
 
 def goals(results: Results, count: int) -> list[str]:
@@ -83,12 +95,12 @@ def goals(results: Results, count: int) -> list[str]:
     ours, exact, graph = names
     quicker, slower = p50[exact] / p50[ours], p50[ours] / p50[graph]
     build, opened = built[graph] / built[ours], asked[ours]["open_seconds"]
-    own = asked[ours]["memory"]["own"] / count
+    own = per_vector(results, ours) + _CODE
     lines = (
         ("p50 against FAISS exact", f"{quicker:.0f}× faster", "30×, aim 100×", quicker >= 30),
         ("p50 against FAISS HNSW", f"{slower:.1f}× its time", "within 5×, aim 1×", slower <= 5),
         ("build against FAISS HNSW", f"1/{build:.0f}", "1/20, aim 1/100", build >= 20),
-        ("memory of its own, bytes a vector", f"{own:.0f}", "16, aim 9", own <= 16),
+        ("memory of its own and codes, bytes a vector", f"{own:.0f}", "16, aim 9", own <= 16),
         ("open and answer, s", f"{opened:.2f}", "1, aim 0.2", opened <= 1),
     )
     rows = [

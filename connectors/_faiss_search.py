@@ -36,14 +36,27 @@ _ROUNDING = 1e-3
 
 
 def search(
-    state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None
+    state: State,
+    queries: QueryBatch,
+    plan: SearchPlan,
+    where: Filter | None,
+    *,
+    small: bool = False,
 ) -> list[list[Hit]]:
-    """The k best by cosine: of all for "exact", else of the best candidates of the hash."""
+    """The k best by cosine: of all for "exact", else of the best candidates of the hash.
+
+    Args:
+        state: What is searched.
+        queries: What is looked for.
+        plan: How.
+        where: A condition.
+        small: Let go of what was touched if there are many queries, at the price of speed.
+    """
     hits: list[list[Hit]] = []
     together = _TOGETHER_EXACT if plan.candidates == "exact" else _TOGETHER
     for start in range(0, len(queries), together):
         some = take_queries(queries, range(start, min(start + together, len(queries))))
-        hits += _answers(state, some, plan, where, bulk=len(queries) > _MANY)
+        hits += _answers(state, some, plan, where, bulk=small and len(queries) > _MANY)
     return hits
 
 

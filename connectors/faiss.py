@@ -168,7 +168,8 @@ class FaissStore:
     ) -> list[list[Hit]]:
         """The k best by cosine: of all for "exact", else of the best candidates of the hash."""
         check_plan(queries, plan, self._state.manifest.schema.dim)
-        return search(self._state, queries, plan, where)
+        # Whoever writes is filling the store, and has to stay small.
+        return search(self._state, queries, plan, where, small=self._lock is not None)
 
     def get(self, ids: Sequence[str]) -> Records:
         """The records of these ids, in this order; unknown ids are left out."""

@@ -91,7 +91,7 @@ def run_export(
     checkpoint = _checkpoint(settings.checkpoint)
     model, step = load_checkpoint(checkpoint)
     parameters = count_parameters(model)
-    table = _sample(settings)
+    table = _sample(settings, max_tokens=min(256, model.config.max_seq_len))
     batches = [
         table.padded(rows) for rows in np.array_split(np.arange(len(table)), len(table) // 32)
     ]
@@ -117,13 +117,13 @@ def _checkpoint(path: Path) -> Path:
     return found
 
 
-def _sample(settings: ExportSettings) -> TokenTable:
+def _sample(settings: ExportSettings, *, max_tokens: int) -> TokenTable:
     """The corpus sample on which each bit's threshold is set to its median."""
     texts = list(islice(read_texts(expand(settings.sample)), settings.sample_size))
     if len(texts) < 64:
         raise SourceError(f"{len(texts)} texts to centre the hash on; 64 are the least")
     tokenizer = load_tokenizer(settings.tokenizer)
-    return TokenTable.build(texts, tokenizer, max_tokens=256)
+    return TokenTable.build(texts, tokenizer, max_tokens=max_tokens)
 
 
 def _write_model(
