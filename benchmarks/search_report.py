@@ -143,6 +143,6 @@ def picture(results: Results, engines: list[str], path: Path) -> None:
         panel.set(title=f"{count:,} vectors", xlabel="recall@10", xlim=(0.7, 1.005), yscale="log")
         panel.grid(visible=True, which="both", alpha=0.2)
     panels[0][0].set_ylabel("p50 of one query on one thread, ms")
-    panels[0][-1].legend(fontsize=8)
+    panels[0][0].legend(fontsize=8)  # every engine is measured at the smallest size
     figure.tight_layout()
     figure.savefig(path, dpi=130)
