@@ -220,8 +220,13 @@ class State:
         for view in self.views:
             (view.segment.vectors if vectors else view.segment).let_go()
 
-    def sample(self, count: int, seed: int) -> Rows:
-        """Different rows drawn evenly, in no order."""
+    def sample(self, count: int, seed: int) -> Records:
+        """Different records drawn evenly, in no order."""
+        records = self.records(self._drawn(count, seed))
+        self.let_go()
+        return records
+
+    def _drawn(self, count: int, seed: int) -> Rows:
         random = np.random.default_rng(seed)
         drawn = random.choice(self.count, min(count, self.count), replace=False)
         rows, first = np.empty(len(drawn), dtype=np.int64), 0

@@ -299,10 +299,7 @@ class FaissStore:
 
     def sample(self, count: int, *, seed: int = 0) -> Records:
         """`count` different records drawn evenly from the whole store; all, if it has fewer."""
-        state = self._state
-        drawn = state.records(state.sample(count, seed))
-        state.let_go()
-        return drawn
+        return self._state.sample(count, seed)
 
     def recode(self, codes_of: Callable[[Floats], Codes]) -> None:
         """Replace every code by that of its vector, all in one commit.
