@@ -16,6 +16,7 @@ from nexus_vdb.types import Chunk, Document, Floats, QueryBatch, Records
 
 __all__ = [
     "PART",
+    "Made",
     "Part",
     "Pending",
     "digest",
@@ -77,6 +78,30 @@ class Part:
         self.digests += [one.digest] * len(chunks)
         if one.vector is not None:
             self.vectors += [one.vector] * len(chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A part with its records.
+
+    Attributes:
+        records: To be written; None once they are, and where nothing is written.
+        chunks: How many there are.
+        stale: See `Part`, as for the other two.
+        finished: …
+        goes_on: …
+    """
+
+    records: Records | None
+    chunks: int
+    stale: list[str]
+    finished: int
+    goes_on: bool
+
+    @classmethod
+    def of(cls, part: Part, records: Records | None) -> Made:
+        """What is made of a part."""
+        return cls(records, len(part.chunks), part.stale, part.finished, part.goes_on)
 
 
 def digest(document: Document, vector: Floats | None, how: list[Any]) -> str:

@@ -29,7 +29,8 @@ from nexus_vdb.corpus import FieldMap, RowSource, open_corpus
 from nexus_vdb.errors import ConfigError, SourceError, StoreNotFound
 from nexus_vdb.interfaces import Source, SupportsVectors
 from nexus_vdb.logs import log_event, on_retry
-from nexus_vdb.pipelines._ingest_job import Batch, Job, Progress
+from nexus_vdb.pipelines._ingest_job import Job, Progress
+from nexus_vdb.pipelines._ingest_stages import Batch
 from nexus_vdb.quarantine import Quarantine, QuarantineSource, Rest
 from nexus_vdb.reports import IngestReport
 from nexus_vdb.settings import Settings, make_settings
@@ -139,7 +140,7 @@ def ingest(
                 progress=progress,
                 stop=stop or threading.Event(),
             )
-            job.run(chain([first], batches))
+            job.run(job.local(chain([first], batches)))
         if isinstance(bad_rows, Rest) and not report.interrupted:
             bad_rows.settle()
     if not report.interrupted:

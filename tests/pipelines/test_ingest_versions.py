@@ -12,7 +12,7 @@ import pytest
 
 import nexus_vdb as nx
 from nexus_vdb.connectors.memory import MemoryStore
-from nexus_vdb.pipelines import _ingest_job
+from nexus_vdb.pipelines import _ingest_stages
 from nexus_vdb.pipelines.ingest import IngestSettings, ingest
 from nexus_vdb.testing.encoder import FakeEncoder
 from nexus_vdb.types import Records, StoreSchema
@@ -109,8 +109,8 @@ def test_at_every_write_each_document_is_there_in_one_version(tmp_path: Path) ->
 def test_a_long_document_is_never_gone_nor_taken_for_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_ingest_job, "PART", 8)
-    monkeypatch.setattr(_ingest_job, "_HELD", 16)
+    monkeypatch.setattr(_ingest_stages, "PART", 8)
+    monkeypatch.setattr(_ingest_stages, "_HELD", 16)
     chunks = {"short": (1, 1), "long": (60, 50), "held": (15, 12), "last": (2, 2)}
     collection = Collection("memory://", encoder=FakeEncoder(16))
     run(collection, write(tmp_path, 0, chunks))
