@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nexus_vdb.model.batches import Batch
 from nexus_vdb.model.network import NexusOutput
 from nexus_vdb.model.objective import Objective
+from nexus_vdb.model.precision import autocast
 
 __all__ = ["Ranks", "backward"]
 
@@ -99,7 +100,7 @@ def backward(
 
 def _run(network: Network, side: Side) -> NexusOutput:
     # Losses stay in float32: bf16 keeps three digits of a cosine, and a temperature magnifies.
-    with torch.autocast(side[0].device.type, dtype=torch.bfloat16):
+    with autocast(side[0].device.type):
         made = network(*side)
     return NexusOutput(*(getattr(made, name).float() for name in _FIELDS))
 

@@ -52,10 +52,13 @@ class Teacher:
         try:
             import torch
             from sentence_transformers import SentenceTransformer
+
+            from nexus_vdb.model.precision import has_fast_bf16
         except ImportError as error:
             raise MissingExtra("sentence-transformers", extra="distill") from error
         self._model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
-        self._model.to(torch.bfloat16)
+        if has_fast_bf16(device):
+            self._model.to(torch.bfloat16)
         limit = self._model.max_seq_length
         if limit is None or max_tokens < limit < math.inf:  # static tables have no limit to set
             self._model.max_seq_length = max_tokens
