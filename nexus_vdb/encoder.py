@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nexus_vdb.errors import ConfigError, ModelError
 from nexus_vdb.hashing import pack
 from nexus_vdb.types import Floats, QueryBatch
 
-__all__ = ["DEFAULT_BUNDLE", "OnnxEncoder", "load_encoder"]
+__all__ = ["DEFAULT_BUNDLE", "OnnxEncoder", "find_bundle", "load_encoder"]
 
 DEFAULT_BUNDLE = "nexus-emb-edge"
 
@@ -37,6 +38,15 @@ def load_encoder(name: str | None = None, *, threads: int | None = None) -> Onnx
     Raises:
         ModelError: there is no such bundle, or it is not whole.
     """
+    return OnnxEncoder(find_bundle(name), threads=threads)
+
+
+def find_bundle(name: str | None = None) -> Path:
+    """The folder of a shipped bundle's name, or of a path; the shipped one by default.
+
+    Raises:
+        ModelError: there is no such bundle.
+    """
     folder = Path(name) if name and Path(name).is_dir() else _BUNDLES / (name or DEFAULT_BUNDLE)
     if not folder.is_dir():
         shipped = sorted(path.parent.name for path in _BUNDLES.glob("*/model.onnx"))
@@ -44,7 +54,7 @@ def load_encoder(name: str | None = None, *, threads: int | None = None) -> Onnx
             f"no model {name or DEFAULT_BUNDLE!r}",
             hint=f"give a bundle folder, or one of: {', '.join(shipped) or 'none shipped'}",
         )
-    return OnnxEncoder(folder, threads=threads)
+    return folder
 
 
 class OnnxEncoder:
@@ -52,7 +62,7 @@ class OnnxEncoder:
 
     Args:
         folder: A bundle.
-        threads: Of the network; all cores by default.
+        threads: Of the network; by default OMP_NUM_THREADS, or all cores.
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
@@ -66,6 +76,7 @@ class OnnxEncoder:
                     hint="make one by `nexus-vdb export`",
                 ) from error
         self.name = folder.name
+        self._folder, self._threads = folder, threads
         self.fingerprint = _fingerprint(contents)
         try:
             config: dict[str, Any] = json.loads(contents["config.json"])
@@ -75,11 +86,17 @@ class OnnxEncoder:
                 model_proto=contents["tokenizer.model"]
             )
             self._session = onnxruntime.InferenceSession(
-                contents["model.onnx"], _options(threads), providers=["CPUExecutionProvider"]
+                contents["model.onnx"], _options(threads), providers=_providers()
             )
         except Exception as error:  # each library has errors of its own
             raise ModelError(f"{folder} is damaged: {error}") from error
         self.dim = self.cuts[-1]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process loads the bundle for itself, from where the package has it there."""
+        shipped = self._folder.parent == _BUNDLES
+        name = self.name if shipped else str(self._folder.absolute())
+        return partial(load_encoder, name, threads=self._threads), ()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens in each text."""
@@ -132,8 +149,18 @@ def _fingerprint(contents: dict[str, bytes]) -> str:
     return whole.hexdigest()
 
 
+def _providers() -> list[str]:
+    """The processor, after a GPU where there is one and ONNX Runtime is built for it."""
+    cuda = "CUDAExecutionProvider"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    there = cuda in onnxruntime.get_available_providers() and not hidden
+    return [*([cuda] if there else []), "CPUExecutionProvider"]
+
+
 def _options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = threads or (int(given) if given.isdecimal() else 0)
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     # Waiting threads that spin would take the cores from reading and writing.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

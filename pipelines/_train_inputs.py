@@ -17,6 +17,7 @@ from nexus_vdb.model import initialize
 from nexus_vdb.model.batches import Negatives, PairBatches
 from nexus_vdb.model.config import NexusConfig
 from nexus_vdb.model.data import Pair, TokenTable, cut_text, expand, read_pairs
+from nexus_vdb.model.lexicon import Lexicon, term_of_piece
 from nexus_vdb.model.teachers import Teacher, find_teacher
 from nexus_vdb.model.tokenizer import piece_texts
 from nexus_vdb.pipelines._train_settings import TrainSettings
@@ -79,7 +80,7 @@ def prepare(
         first,
         second,
         np.array([_keys(a[:split]), _keys(b[:split])], np.int64).T,
-        second.idf(config.vocab_size),
+        Lexicon.build(second, term_of_piece(tokenizer, settings.stemmer)),
         teacher,
         topics,
         _negatives(pairs[:split], settings, table),

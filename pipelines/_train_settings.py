@@ -26,6 +26,13 @@ class TrainSettings(Settings):
     """Everything a training run depends on.
 
     Attributes:
+        start: Bundle, shipped or a folder, whose weights the run begins with; of the same network
+            and tokenizer.
+        freeze: Parts of the network that are not trained: "blocks", "tokens", "gates" …
+        stemmer: Snowball language by which pieces are one term to the entity head; "" for none.
+        bag_steps: Updates of the entity bag by itself before the run; 0 starts it at random.
+        entity_weight: Length of the entity part of the fused vector at the start, beside the
+            semantic part's.
         teacher_cache: Where the teachers' vectors are kept; by default in the run's folder.
     """
 
@@ -33,6 +40,11 @@ class TrainSettings(Settings):
     tokenizer: Path
     pairs: list[str]
     out: Path = Path("runs/train")
+    start: str = ""
+    freeze: list[str] = []
+    stemmer: str = "english"
+    bag_steps: int = Field(0, ge=0)
+    entity_weight: float = Field(0.6, gt=0)
     fields: list[str] = []
     source_weights: dict[str, float] = {}
     max_pairs: int = 200_000

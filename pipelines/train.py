@@ -10,7 +10,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,12 +18,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from nexus_vdb.encoder import find_bundle
+from nexus_vdb.errors import ConfigError
 from nexus_vdb.model import initialize
+from nexus_vdb.model.bag import fit_bag
 from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.gradients import Ranks
 from nexus_vdb.model.losses import cut
 from nexus_vdb.model.network import NexusModel, count_parameters
+from nexus_vdb.model.precision import autocast
 from nexus_vdb.model.tokenizer import load_tokenizer
 from nexus_vdb.model.trainer import train
 from nexus_vdb.pipelines._train_inputs import Bar, Prepared, Say, no_bar, prepare
@@ -63,7 +67,8 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
     model = NexusModel(config)
     say(f"{count_parameters(model):,} parameters, {len(prepared.batches.a):,} pairs")
     if latest_checkpoint(settings.out) is None:
-        _start(model, prepared)
+        _start(model, prepared, settings, bar)
+    _freeze(model, settings.freeze)
 
     def validate(model: NexusModel) -> dict[str, float]:
         found = _held_out_mrr(model, prepared, device=device)
@@ -136,21 +141,62 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def _start(model: NexusModel, prepared: Prepared) -> None:
+def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings, bar: Bar) -> None:
     """Set what need not be learned: see `nexus_vdb.model.initialize`."""
-    if prepared.pieces is not None:
-        initialize.start_from_pieces(model, prepared.pieces)
-    initialize.start_from_counts(model, prepared.batches.b)
-    sample = np.arange(min(4096, len(prepared.batches.a)))
+    batches = prepared.batches
+    if settings.start:
+        _load_start(model, settings)
+        if not settings.bag_steps:  # all parts fit together
+            return
+    else:
+        if prepared.pieces is not None:
+            initialize.start_from_pieces(model, prepared.pieces)
+        initialize.start_from_counts(model, batches.b)
+    if model.bag is not None:
+        with bar("entity bag") as update:
+            sides = (batches.a, batches.b)
+            steps, seed = settings.bag_steps, settings.seed
+            fit_bag(model.bag, sides, batches.lexicon, steps=steps, seed=seed, report=update)
+    initialize.start_gates(model, entity_weight=settings.entity_weight)
+    sample = np.arange(min(4096, len(batches.a)))
     ids = [
         tuple(map(torch.from_numpy, table.padded(rows)))
-        for table in (prepared.batches.a, prepared.batches.b)
+        for table in (batches.a, batches.b)
         # Like lengths together: less padding, and the order changes nothing here.
         for rows in np.array_split(
             sample[np.argsort(table.lengths[sample], kind="stable")], max(1, len(sample) // 128)
         )
     ]
     initialize.fit_fusion(model, ids)  # type: ignore[arg-type]
+
+
+def _load_start(model: NexusModel, settings: TrainSettings) -> None:
+    """Copy the weights of the bundle that the run begins with."""
+    from nexus_vdb.model.unpack import load_bundle  # needs onnx, which training alone does not
+
+    folder = find_bundle(settings.start)
+    other = load_bundle(folder)
+    if other.config != model.config.model_copy(update={"dropout": other.config.dropout}):
+        raise ConfigError(f"{settings.network} is another network than that of {folder}")
+    if (folder / "tokenizer.model").read_bytes() != settings.tokenizer.read_bytes():
+        raise ConfigError(
+            f"{settings.tokenizer} is another tokenizer than that of {folder}",
+            hint=f"--tokenizer {folder / 'tokenizer.model'}",
+        )
+    model.load_state_dict(other.state_dict())
+
+
+def _freeze(model: NexusModel, parts: Sequence[str]) -> None:
+    """Leave parts of the network as they are.
+
+    Raises:
+        ConfigError: the network has no such part.
+    """
+    valid = dict(model.named_children())
+    for name in parts:
+        if name not in valid:
+            raise ConfigError(f"Invalid freeze={name!r}; valid: {', '.join(valid)}")
+        valid[name].requires_grad_(False)
 
 
 @torch.no_grad()
@@ -162,7 +208,7 @@ def _held_out_mrr(model: NexusModel, prepared: Prepared, *, device: str) -> dict
         parts = []
         for rows in np.array_split(np.arange(len(table)), max(1, len(table) // 100)):
             ids, mask = (torch.from_numpy(x).to(device) for x in table.padded(rows))
-            with torch.autocast(device, dtype=torch.bfloat16):
+            with autocast(device):
                 parts.append(model(ids, mask))
         outputs.append(parts)
 

@@ -21,6 +21,9 @@ _TEXT = {"max_len": "max_tokens"}
 _OPTIONS = (
     click.option("--network", type=click.Path(path_type=Path), help="JSON of the network."),
     click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.model."),
+    click.option(
+        "--start", metavar="NAME|PATH", help="Go on from a bundle, such as nexus-emb-edge."
+    ),
     click.option("--pairs", multiple=True, metavar="FILE", help="Parquet or JSONL; may repeat."),
     click.option("--fields", metavar="A,B", help="Fields of a pair.  [a,b; text_a,text_b; …]"),
     click.option("--out", type=click.Path(path_type=Path), help="Run folder."),

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from nexus_vdb.errors import ConfigError
-from nexus_vdb.model.data import TokenTable, lexical_cosines
+from nexus_vdb.model.data import TokenTable
+from nexus_vdb.model.lexicon import Lexicon
 from nexus_vdb.model.schedule import Schedule
 
 __all__ = ["Batch", "Negatives", "PairBatches"]
@@ -77,7 +78,7 @@ class PairBatches:
         a: Tokens of the first texts.
         b: Tokens of their partners.
         keys: int64 `[n, 2]`, equal for equal texts: those are no negatives of one another.
-        idf: float32 `[vocab]`, what the entity head's target weighs pieces by.
+        lexicon: What the entity head learns from.
         teacher: float16 `[2, n, semantic dim]` targets of both sides, or None.
         topics: int64 `[2, n]` labels, or None.
         negatives: Mined ones, or None.
@@ -86,7 +87,7 @@ class PairBatches:
     a: TokenTable
     b: TokenTable
     keys: npt.NDArray[np.int64]
-    idf: npt.NDArray[np.float32]
+    lexicon: Lexicon
     teacher: npt.NDArray[np.float16] | None = None
     topics: npt.NDArray[np.int64] | None = None
     negatives: Negatives | None = None
@@ -128,11 +129,7 @@ class PairBatches:
         return Batch(
             tuple((tensor(ids), tensor(mask)) for ids, mask in sides),
             tensor(duplicates),
-            tensor(self._lexical(rows)),
+            tensor(self.lexicon.cosines([t[row] for t in (self.a, self.b) for row in rows])),
             both(self.teacher),
             both(self.topics),
         )
-
-    def _lexical(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        texts = [table[row] for table in (self.a, self.b) for row in rows]
-        return lexical_cosines(texts, self.idf)

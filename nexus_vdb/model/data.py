@@ -24,7 +24,6 @@ __all__ = [
     "TokenTable",
     "cut_text",
     "expand",
-    "lexical_cosines",
     "read_pairs",
     "read_rows",
     "read_texts",
@@ -239,16 +238,3 @@ class TokenTable:
         ids = np.full(mask.shape, pad_id, dtype=np.int64)
         ids[mask] = np.concatenate([self[row] for row in rows])
         return ids, mask.astype(np.int64)
-
-
-def lexical_cosines(
-    texts: Sequence[npt.NDArray[np.uint16]], idf: npt.NDArray[np.float32], *, k1: float = 1.2
-) -> npt.NDArray[np.float32]:
-    """Cosines `[n, n]` of the texts' exact bags: saturated term counts times IDF."""
-    rows = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    pieces, columns = np.unique(np.concatenate(texts), return_inverse=True)
-    counts = np.zeros((len(texts), len(pieces)), np.float32)
-    np.add.at(counts, (rows, columns), 1)
-    bags = counts * (k1 + 1) / (counts + k1) * idf[pieces]
-    bags /= np.linalg.norm(bags, axis=1, keepdims=True) + 1e-9
-    return np.asarray(bags @ bags.T)

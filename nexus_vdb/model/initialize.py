@@ -12,7 +12,7 @@ from nexus_vdb.hashing import ItqHash
 from nexus_vdb.model.data import TokenTable
 from nexus_vdb.model.network import NexusModel
 
-__all__ = ["TeacherSpace", "fit_fusion", "start_from_counts", "start_from_pieces"]
+__all__ = ["TeacherSpace", "fit_fusion", "start_from_counts", "start_from_pieces", "start_gates"]
 
 Array = npt.NDArray[np.float32]
 
@@ -56,13 +56,22 @@ def start_from_pieces(model: NexusModel, pieces: Array) -> None:
 
 @torch.no_grad()
 def start_from_counts(model: NexusModel, table: TokenTable) -> None:
-    """Pooling weights from a piece's frequency (SIF), bag weights from its spread (IDF)."""
+    """Pooling weights from a piece's frequency (SIF)."""
     vocab = model.config.vocab_size
     frequency = table.counts(vocab) / max(1, len(table.tokens))
     model.pooling.log_weight.weight[:, 0] = torch.from_numpy(np.log(_SIF / (_SIF + frequency)))
-    if model.bag is not None:
-        idf = table.idf(vocab)
-        model.bag.log_weight.weight[:, 0] = torch.from_numpy(np.log(idf.clip(1e-3)))
+
+
+@torch.no_grad()
+def start_gates(model: NexusModel, *, entity_weight: float) -> None:
+    """Open the gates alike for every text; the entity head reads the bag more than the state."""
+    semantic = torch.tensor(0.88)
+    bias = model.gates.bias
+    if model.entity_share is not None:
+        model.entity_share.fill_(0.1)
+    model.gates.weight.zero_()
+    bias[: model.config.semantic_dim] = semantic.logit()
+    bias[model.config.semantic_dim :] = (semantic * entity_weight).clamp(max=0.98).logit()
 
 
 def _fit_anchors(model: NexusModel, pooled: torch.Tensor) -> None:
@@ -97,7 +106,7 @@ def fit_fusion(model: NexusModel, ids: list[tuple[torch.Tensor, torch.Tensor]]) 
     _, axes = torch.linalg.eigh(concat.T @ concat)
     model.fuse.weight.copy_(axes.flip(1)[:, : model.config.embedding_dim].T)
     if model.config.hash_residual:
-        _fit_hash(model, torch.cat([model(batch, mask).embedding for batch, mask in ids]))
+        _fit_hash(model, torch.nn.functional.normalize(model.fuse(concat.float()), dim=-1))
     model.train()
 
 

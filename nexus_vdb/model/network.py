@@ -164,9 +164,8 @@ class EntityBag(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Ids and mask `[B, T]` → unit rows `[B, entity_dim]`."""
         same = (ids[:, :, None] == ids[:, None, :]).float() * mask[:, None, :]
-        count = same.sum(
-            -1
-        )  # [B, T]; each of the tf positions of a piece carries 1/tf of its share
+        # [B, T]; each of the tf positions of a piece carries 1/tf of its share
+        count = same.sum(-1)
         k1 = self.log_k1.exp()
         share = (k1 + 1) / (count + k1) * self.log_weight(ids).squeeze(-1).exp() * mask
         return F.normalize((share[..., None] * self.table(ids)).sum(1), dim=-1, eps=1e-6)
@@ -206,9 +205,6 @@ class NexusModel(nn.Module):
         for linear in (self.semantic, self.entity, self.fuse):
             nn.init.orthogonal_(linear.weight)
         nn.init.zeros_(self.gates.weight)
-        # sigmoid(2) ≈ .88 and sigmoid(.2) ≈ .55: meaning leads, names help.
-        nn.init.constant_(self.gates.bias[: self.config.semantic_dim], 2.0)
-        nn.init.constant_(self.gates.bias[self.config.semantic_dim :], 0.2)
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token states `[B, T, d]` of ids and mask `[B, T]`."""

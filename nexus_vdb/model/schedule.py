@@ -29,7 +29,7 @@ class Schedule(BaseModel):
     """Optimizer, learning rate and the shape of a step.
 
     Attributes:
-        steps: Updates of the weights.
+        steps: Updates of the weights; 0 keeps what a run starts with.
         batch: Pairs that are contrasted with one another, over all devices together.
         accumulate: Batches whose gradients make one update.
         chunk: Pairs that go through the network at once; 0 for all. Fewer take less memory at the
@@ -43,7 +43,7 @@ class Schedule(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(1000, ge=0)
     batch: int = Field(128, ge=2)
     accumulate: int = Field(1, ge=1)
     chunk: int = Field(0, ge=0)

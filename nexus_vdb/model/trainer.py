@@ -66,6 +66,8 @@ def train(
     start = run.resume()
     with run.log() as log:
         log({"step": start} | run.validated(validate))
+        if not schedule.steps:
+            run.save(0)
         for step in range(start, schedule.steps):
             began = time.time()
             values = run.update(step)

@@ -16,10 +16,10 @@ from nexus_vdb.model.data import (
     Pair,
     TokenTable,
     cut_text,
-    lexical_cosines,
     read_pairs,
     read_texts,
 )
+from nexus_vdb.model.lexicon import Lexicon
 from nexus_vdb.model.tokenizer import load_tokenizer
 
 
@@ -96,8 +96,8 @@ def test_counts_by_occurrence_and_by_text() -> None:
 def test_exact_bags_by_hand() -> None:
     idf = np.array([1.0, 2.0, 3.0], np.float32)
     texts = [np.array(ids, np.uint16) for ids in ([0, 0, 1], [1, 2], [2])]
-    found = lexical_cosines(texts, idf, k1=1.0)
-    first, second = np.array([2 * 2 / 3, 2.0, 0]), np.array([0, 2.0, 3.0])
+    found = Lexicon(np.arange(3), idf).cosines(texts)
+    first, second = np.array([2 * 2.2 / 3.2, 2.0, 0]), np.array([0, 2.0, 3.0])
     wanted = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
     assert found[0, 1] == pytest.approx(wanted)
     assert found.diagonal() == pytest.approx(np.ones(3))

@@ -18,6 +18,7 @@ from nexus_vdb.model.batches import Negatives, PairBatches
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.data import TokenTable, read_pairs
 from nexus_vdb.model.gradients import backward
+from nexus_vdb.model.lexicon import Lexicon
 from nexus_vdb.model.network import NexusModel
 from nexus_vdb.model.objective import Objective
 from nexus_vdb.model.schedule import LossWeights, Schedule
@@ -47,7 +48,9 @@ def batches(pairs_file: Path, tokenizer_file: Path) -> PairBatches:
     )
     second = table(b)
     topics = np.array([[pair.topic for pair in pairs]] * 2)
-    return PairBatches(table(a), second, keys, second.idf(600), None, topics, negatives)
+    return PairBatches(
+        table(a), second, keys, Lexicon.build(second, np.arange(600)), None, topics, negatives
+    )
 
 
 def gradients(

@@ -1,0 +1,151 @@
+"""What a run can begin with: a bundle's weights, a bag fitted by itself, parts left as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nexus_vdb.encoder import find_bundle
+from nexus_vdb.errors import ConfigError, ModelError
+from nexus_vdb.model.bag import fit_bag, start_bag
+from nexus_vdb.model.bundle import load_checkpoint
+from nexus_vdb.model.config import load_config
+from nexus_vdb.model.data import TokenTable, read_pairs
+from nexus_vdb.model.lexicon import Lexicon, term_of_piece
+from nexus_vdb.model.network import EntityBag
+from nexus_vdb.model.precision import has_fast_bf16
+from nexus_vdb.model.tokenizer import load_tokenizer
+from nexus_vdb.model.unpack import load_bundle
+from nexus_vdb.pipelines.export import ExportSettings, run_export
+from nexus_vdb.pipelines.train import TrainSettings, run_training
+from nexus_vdb.settings import make_settings
+
+
+@pytest.fixture
+def values(
+    pairs_file: Path, tokenizer_file: Path, network_file: Path, tmp_path: Path
+) -> dict[str, Any]:
+    return {
+        "network": network_file,
+        "tokenizer": tokenizer_file,
+        "pairs": [str(pairs_file)],
+        "out": tmp_path / "run",
+        "holdout": 40,
+        "schedule": {"steps": 12, "batch": 32, "warmup": 2},
+    }
+
+
+def exported(values: dict[str, Any], precision: str) -> Path:
+    bundle = Path(values["out"]).with_name("bundle")
+    settings = {
+        "checkpoint": values["out"],
+        "tokenizer": values["tokenizer"],
+        "out": bundle,
+        "sample": values["pairs"],
+        "precision": precision,
+    }
+    run_export(make_settings(ExportSettings, settings))
+    return bundle
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest"), [("float32", 1e-6), ("float16", 1e-3), ("int8", 0.03)]
+)
+def test_a_bundle_gives_its_weights_back(
+    values: dict[str, Any], precision: str, largest: float
+) -> None:
+    trained, _ = load_checkpoint(run_training(make_settings(TrainSettings, values)))
+    found = load_bundle(exported(values, precision)).state_dict()
+    for name, wanted in trained.state_dict().items():
+        if name != "hash_residual.bias":  # the export moves it to the medians
+            scale = float(wanted.abs().max()) or 1.0
+            assert float((found[name] - wanted).abs().max()) <= largest * scale, name
+
+
+def test_the_shipped_bundle_can_be_trained_on() -> None:
+    assert load_bundle(find_bundle()).config.d_model == 256
+
+
+def test_a_run_starts_from_a_bundle_and_leaves_frozen_parts(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    run_training(make_settings(TrainSettings, values))
+    bundle = exported(values, "float32")
+    values |= {"start": str(bundle), "out": tmp_path / "second", "freeze": ["blocks", "tokens"]}
+    trained, _ = load_checkpoint(run_training(make_settings(TrainSettings, values)))
+    before, after = load_bundle(bundle).state_dict(), trained.state_dict()
+    for name, value in after.items():
+        kept = name.startswith(("blocks.", "tokens."))
+        assert torch.equal(value, before[name]) == kept or not value.any(), name
+
+
+def test_a_start_that_does_not_fit_is_refused(
+    values: dict[str, Any], network_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="no model 'nowhere'"):
+        run_training(make_settings(TrainSettings, values | {"start": "nowhere"}))
+    with pytest.raises(ConfigError, match="another network"):
+        run_training(make_settings(TrainSettings, values | {"start": "nexus-emb-edge"}))
+    with pytest.raises(ConfigError, match="freeze='block'; valid: tokens, "):
+        run_training(make_settings(TrainSettings, values | {"freeze": ["block"]}))
+    (tmp_path / "config.json").write_text(network_file.read_text())
+    with pytest.raises(ModelError, match=r"cannot read the weights.*model\.onnx"):
+        load_bundle(tmp_path)
+
+
+def test_no_steps_keep_what_was_fitted(values: dict[str, Any]) -> None:
+    values |= {"schedule": {"steps": 0, "batch": 32}, "bag_steps": 3}
+    model, step = load_checkpoint(run_training(make_settings(TrainSettings, values)))
+    assert step == 0
+    share = torch.sigmoid(model.gates.bias.detach())
+    assert float(share[-1] / share[0]) == pytest.approx(0.6, abs=1e-3)
+
+
+def test_pieces_of_one_stem_are_one_term() -> None:
+    tokenizer = load_tokenizer(find_bundle() / "tokenizer.model")
+    terms = term_of_piece(tokenizer, "english")
+    drug, drugs, other = (
+        terms[tokenizer.piece_to_id(piece)] for piece in ("▁drug", "▁drugs", "▁blood")
+    )
+    assert drug == drugs != other
+    assert sorted(set(terms.tolist())) == list(range(terms.max() + 1))
+    assert (term_of_piece(tokenizer, "") == np.arange(tokenizer.get_piece_size())).all()
+    with pytest.raises(ConfigError, match="Invalid stemmer='klingon'; valid: "):
+        term_of_piece(tokenizer, "klingon")
+
+
+def test_a_fitted_bag_ranks_more_as_exact_bags_do(
+    pairs_file: Path, tokenizer_file: Path, network_file: Path
+) -> None:
+    tokenizer = load_tokenizer(tokenizer_file)
+    pairs = list(read_pairs([pairs_file]))
+    sides = [
+        TokenTable.build([getattr(pair, side) for pair in pairs], tokenizer, max_tokens=48)
+        for side in ("a", "b")
+    ]
+    lexicon = Lexicon.build(sides[1], np.arange(600))
+    bag = EntityBag(load_config(network_file))
+    exact = lexicon.cosines([sides[1][row] for row in range(200)])
+
+    def error() -> float:
+        ids, mask = map(torch.from_numpy, sides[1].padded(np.arange(200)))
+        with torch.no_grad():
+            vectors = bag(ids, mask.float()).numpy()
+        return float(np.square(vectors @ vectors.T - exact).mean())
+
+    start_bag(bag, lexicon)
+    before = error()
+    fit_bag(bag, sides, lexicon, steps=150)
+    assert error() < 0.7 * before
+
+
+def test_bf16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert not has_fast_bf16("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert has_fast_bf16("cpu")
+    assert has_fast_bf16("cuda")
