@@ -15,6 +15,7 @@ from nexus_vdb.model.bag import fit_bag, start_bag
 from nexus_vdb.model.bundle import load_checkpoint
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.data import TokenTable, read_pairs
+from nexus_vdb.model.export import run_onnx
 from nexus_vdb.model.lexicon import Lexicon, term_of_piece
 from nexus_vdb.model.network import EntityBag
 from nexus_vdb.model.precision import has_fast_bf16
@@ -68,6 +69,16 @@ def test_a_bundle_gives_its_weights_back(
 
 def test_the_shipped_bundle_can_be_trained_on() -> None:
     assert load_bundle(find_bundle()).config.d_model == 256
+
+
+def test_the_shipped_bundle_is_alike_on_every_processor() -> None:
+    bundle = find_bundle()
+    text = (bundle / "card.md").read_text(encoding="utf-8").split("\n\n")
+    tokenizer = load_tokenizer(bundle / "tokenizer.model")
+    ids, mask = TokenTable.build(text, tokenizer, max_tokens=200).padded(np.arange(len(text)))
+    quick, plain = (run_onnx(bundle / "model.onnx", ids, mask, plain=x) for x in (False, True))
+    cosines = (quick["embedding"] * plain["embedding"]).sum(1)
+    assert cosines.min() > 0.999  # .99 where eight-bit weights overflow
 
 
 def test_a_run_starts_from_a_bundle_and_leaves_frozen_parts(
