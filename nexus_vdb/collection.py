@@ -54,6 +54,9 @@ class Collection(Reader):
         dry_run: bool = False,
         on_error: str = "quarantine",
         quarantine: str | os.PathLike[str] = "quarantine.jsonl",
+        engine: str = "local",
+        workers: int | None = None,
+        ray_address: str | None = None,
         progress: Callable[[IngestReport], None] | None = None,
     ) -> IngestReport:
         """Bring the store up to date with a corpus: only what is new or changed is embedded.
@@ -71,6 +74,9 @@ class Collection(Reader):
             dry_run: Only count.
             on_error: "quarantine" sets bad rows aside, "fail" stops at the first.
             quarantine: JSONL file to which bad rows are appended.
+            engine: "local" embeds in this process, "ray" over a Ray cluster (extra "ray").
+            workers: Of Ray; by default one for each GPU, or core, of the cluster.
+            ray_address: "HOST:PORT" or "auto"; by default Ray is started for this call.
             progress: Called with the growing report.
 
         Raises:
@@ -91,6 +97,9 @@ class Collection(Reader):
             "dry_run": dry_run,
             "on_error": on_error,
             "quarantine": Path(quarantine),
+            "engine": engine,
+            "workers": workers,
+            "ray_address": ray_address,
         }
         return self._ingest(options, progress=progress)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from queue import Empty, Full, Queue
 from typing import Generic, TypeVar
 
-__all__ = ["ahead", "slices"]
+__all__ = ["ahead", "pushed", "slices"]
 
 T = TypeVar("T")
 
@@ -21,7 +21,26 @@ def ahead(items: Generator[T, None, None], *, depth: int = 2) -> Generator[T, No
     An error of the generator is raised where it is read, after the items before it. When the
     reader stops early (`close`, or an exception), so does the thread, after the item in hand.
     """
-    feed = _Feed(items, depth)
+
+    def work(put: Callable[[T], None]) -> None:
+        with closing(items):
+            for item in items:
+                put(item)
+
+    return pushed(work, depth=depth)
+
+
+def pushed(
+    work: Callable[[Callable[[T], None]], None], *, depth: int = 2
+) -> Generator[T, None, None]:
+    """What a function puts, which runs in a thread: for such as know what they have by callbacks.
+
+    Args:
+        work: Calls its argument with each item; that call waits while `depth` of them wait, and
+            raises when the reader has stopped. Errors: see `ahead`.
+        depth: Items ahead of the reader.
+    """
+    feed = _Feed(work, depth)
     try:
         yield from feed
     finally:
@@ -41,12 +60,16 @@ class _End:
         self.error = error
 
 
+class _Stopped(Exception):
+    """The reader wants no more; never leaves this module."""
+
+
 class _Feed(Generic[T]):
-    def __init__(self, items: Generator[T, None, None], depth: int) -> None:
+    def __init__(self, work: Callable[[Callable[[T], None]], None], depth: int) -> None:
         self._queue: Queue[T | _End] = Queue(depth)
         self._stopped = threading.Event()
         # Daemon: a second Ctrl-C has to end the process, whatever the thread is doing.
-        self._thread = threading.Thread(target=self._work, args=(items,), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(work,), daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[T]:
@@ -68,22 +91,22 @@ class _Feed(Generic[T]):
         except Empty:
             return
 
-    def _work(self, items: Generator[T, None, None]) -> None:
+    def _work(self, work: Callable[[Callable[[T], None]], None]) -> None:
         error: BaseException | None = None
         try:
-            with closing(items):
-                for item in items:
-                    if not self._put(item):
-                        break
+            work(self._put)
+        except _Stopped:
+            return
         except BaseException as caught:  # raised again on the reader's side
             error = caught
-        self._put(_End(error))
+        with suppress(_Stopped):
+            self._put(_End(error))
 
-    def _put(self, item: T | _End) -> bool:
+    def _put(self, item: T | _End) -> None:
         while not self._stopped.is_set():
             try:
                 self._queue.put(item, timeout=_PATIENCE)
             except Full:
                 continue
-            return True
-        return False
+            return
+        raise _Stopped

@@ -13,7 +13,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from enum import Enum
@@ -27,19 +27,26 @@ from pydantic import BeforeValidator, Field
 from nexus_vdb.collection import Collection
 from nexus_vdb.corpus import FieldMap, RowSource, open_corpus
 from nexus_vdb.errors import ConfigError, SourceError, StoreNotFound
-from nexus_vdb.interfaces import Source, SupportsVectors
+from nexus_vdb.interfaces import Source
 from nexus_vdb.logs import log_event, on_retry
 from nexus_vdb.pipelines._ingest_job import Job, Progress
+from nexus_vdb.pipelines._ingest_parts import Made
+from nexus_vdb.pipelines._ingest_read import read_batches
 from nexus_vdb.pipelines._ingest_stages import Batch
 from nexus_vdb.quarantine import Quarantine, QuarantineSource, Rest
 from nexus_vdb.reports import IngestReport
 from nexus_vdb.settings import Settings, make_settings
 
-__all__ = ["IngestSettings", "OnError", "ingest", "make_ingest"]
+__all__ = ["Engine", "IngestSettings", "OnError", "ingest", "make_ingest"]
 
 _log = logging.getLogger("nexus_vdb.ingest")
 
-_READ = 512  # documents asked for in one call
+
+class Engine(str, Enum):
+    """Where documents are embedded."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class OnError(str, Enum):
@@ -80,6 +87,9 @@ class IngestSettings(Settings):
     log_json: bool = False
     metrics_port: int | None = Field(None, ge=0, le=65535)
     metrics_host: str = "127.0.0.1"
+    engine: Engine = Engine.LOCAL
+    workers: int | None = Field(None, ge=1)
+    ray_address: str | None = None
 
     def fields(self) -> FieldMap:
         """Which field of a row means what."""
@@ -122,6 +132,7 @@ def ingest(
     """
     started = time.perf_counter()
     report = IngestReport() if report is None else report
+    _check_engine(collection.url, settings)
     source = source or _source(settings)
     _reach(collection)
     report.total, report.dry_run = _total(source, settings), settings.dry_run
@@ -140,7 +151,7 @@ def ingest(
                 progress=progress,
                 stop=stop or threading.Event(),
             )
-            job.run(job.local(chain([first], batches)))
+            job.run(_parts(job, collection.url, source, bad_rows, chain([first], batches)))
         if isinstance(bad_rows, Rest) and not report.interrupted:
             bad_rows.settle()
     if not report.interrupted:
@@ -150,6 +161,27 @@ def ingest(
         _log, "finish", "interrupted" if report.interrupted else "done", fields=asdict(report)
     )
     return report
+
+
+def _check_engine(url: str, settings: IngestSettings) -> None:
+    if settings.engine is Engine.RAY:
+        from nexus_vdb.pipelines.ray import check_ray
+
+        check_ray(url, settings)
+    elif settings.workers is not None or settings.ray_address is not None:
+        raise ConfigError("workers and ray_address are for engine=ray", hint="add --engine ray")
+
+
+def _parts(
+    job: Job, url: str, source: Source, bad_rows: Quarantine, batches: Iterator[Batch]
+) -> Generator[Made, None, None]:
+    """What the engine of choice makes of a corpus whose first batch is read."""
+    if job.settings.engine is Engine.LOCAL:
+        return job.local(batches)
+    from nexus_vdb.pipelines.ray import distributed
+
+    job.report.read = 0  # the cluster reads it from the start
+    return distributed(job, url, source, bad_rows)
 
 
 def _what(settings: IngestSettings, report: IngestReport) -> dict[str, Any]:
@@ -201,16 +233,8 @@ def _quarantine(source: Source, settings: IngestSettings) -> Quarantine:
 
 def _read(
     source: Source, settings: IngestSettings, bad_rows: Quarantine, report: IngestReport
-) -> Iterator[Batch]:
-    if settings.vector_field is None:
-        batches: Iterator[Batch] = (
-            (documents, None) for documents in source.read(batch_size=_READ, on_bad_row=bad_rows)
-        )
-    elif isinstance(source, SupportsVectors):
-        batches = source.read_with_vectors(batch_size=_READ, on_bad_row=bad_rows)
-    else:
-        raise ConfigError("this source has no ready-made vectors", hint="drop --vector-field")
-    for documents, vectors in batches:
+) -> Generator[Batch, None, None]:
+    for documents, vectors in read_batches(source, settings.vector_field, bad_rows):
         report.quarantined = bad_rows.count
         report.read += len(documents)
         yield documents, vectors

@@ -42,6 +42,7 @@ _INTERRUPTED = 130
         "    --store qdrant://localhost:6333/papers",
         "nexus-vdb ingest corpus/ --store faiss://./index --delete-missing --dry-run",
         "nexus-vdb ingest --replay quarantine.jsonl --store faiss://./index",
+        "nexus-vdb ingest corpus/ --store qdrant://localhost:6333/docs --engine ray --workers 8",
     ),
 )
 @click.argument("sources", nargs=-1, metavar="SOURCE…")
@@ -69,6 +70,23 @@ _INTERRUPTED = 130
     "--replay",
     type=click.Path(path_type=Path),
     help="Read this file of bad rows, mended, instead of SOURCE; what goes in leaves it.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    help="Embed in this process, or over a Ray cluster, which faiss:// has to share a folder with; "
+    'pip install "nexus-vdb[ray]".  [local]',
+)
+@click.option(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Of --engine ray: each takes a GPU where the cluster has any, else a core.  [all]",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="A running cluster, or auto.  [RAY_ADDRESS; without it Ray is started for this run]",
 )
 @config_option
 @as_json
