@@ -45,6 +45,7 @@ ADAPTERS = {"haystack", "langchain"}
 
 JOBS = {
     "distill.toml": "nexus_vdb.pipelines.train:TrainSettings",
+    "refit.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "export.toml": "nexus_vdb.pipelines.export:ExportSettings",
     "mine.toml": "nexus_vdb.pipelines.mine:MineSettings",
     "ingest.toml": "nexus_vdb.pipelines.ingest:IngestSettings",
