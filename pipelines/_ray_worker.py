@@ -108,13 +108,13 @@ def enter(setup: Setup) -> None:
         os.chdir(setup.folder)
 
 
-def read_all(source: Source, vector_field: str | None) -> Iterator[Read]:
+def read_all(source: Source, vector_field: str | None, *, batch_size: int) -> Iterator[Read]:
     """A corpus as batches and bad rows, in order; an error comes last."""
 
     def work(put: Callable[[Read], None]) -> None:
         reading = _Reading(put)
         try:
-            for batch in read_batches(source, vector_field, reading.refuse):
+            for batch in read_batches(source, vector_field, reading.refuse, batch_size=batch_size):
                 reading.hand(batch)
         except (NexusError, OSError) as error:
             reading.hand(error=_portable(error))
@@ -244,7 +244,7 @@ class _Keeping(logging.Handler):
 def _portable(error: Exception) -> Exception:
     """The error, or one that says the same, if it would not survive the journey."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301
+        pickle.loads(pickle.dumps(error))
     except Exception:  # whatever an error of somebody's own does when it is copied
         told = str(error) if isinstance(error, NexusError) else f"{type(error).__name__}: {error}"
         return NexusError(told, hint=getattr(error, "hint", ""))

@@ -45,6 +45,9 @@ _FOLDERS = ("faiss", "parquet")
 _AHEAD = 4
 """Batches for each worker, and for the command, that may be read and not yet written."""
 
+_BATCH, _GPU_BATCH = 128, 512
+"""Documents of a batch: some ten seconds of work for a core, enough to fill a GPU."""
+
 _COUNTS = ("read", "skipped", "reading", "embedding", "writing")
 
 
@@ -145,9 +148,12 @@ def _outcomes(
     here = {_this_node(ray): 0.001}
     window = ray.remote(num_cpus=0, resources=here)(_Window).remote(_AHEAD * (workers + 1))
 
+    size = _GPU_BATCH if gpus else _BATCH
+
     def read(_: Any) -> Iterator[Any]:
-        enter(pickle.loads(setup))  # noqa: S301
-        for number, one in enumerate(read_all(*pickle.loads(source))):  # noqa: S301
+        enter(pickle.loads(setup))
+        batches = read_all(*pickle.loads(source), batch_size=size)
+        for number, one in enumerate(batches):
             ray.get(window.admit.remote(number))
             yield _table(one)
 
@@ -236,7 +242,7 @@ class _Actor:
         import ray
 
         restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
-        self._worker = Worker(pickle.loads(setup), restarted=restarted)  # noqa: S301
+        self._worker = Worker(pickle.loads(setup), restarted=restarted)
 
     def __call__(self, table: Any) -> Any:
         outcomes = [self._worker.work(one) for one in _rows(table)]
@@ -253,4 +259,4 @@ def _table(*items: Any) -> Any:
 
 def _rows(table: Any) -> Iterator[Any]:
     for value in table.column("item"):
-        yield pickle.loads(value.as_buffer())  # noqa: S301
+        yield pickle.loads(value.as_buffer())
