@@ -45,8 +45,9 @@ _FOLDERS = ("faiss", "parquet")
 _AHEAD = 4
 """Batches for each worker, and for the command, that may be read and not yet written."""
 
-_BATCH, _GPU_BATCH = 128, 512
-"""Documents of a batch: some ten seconds of work for a core, enough to fill a GPU."""
+_BATCH, _LARGE_BATCH, _FEW = 128, 512, 32
+"""Documents of a batch: ten seconds of work for a core; more for a GPU, and for more workers than a
+few, for Ray Data passes on some twenty blocks a second."""
 
 _COUNTS = ("read", "skipped", "reading", "embedding", "writing")
 
@@ -148,7 +149,7 @@ def _outcomes(
     here = {_this_node(ray): 0.001}
     window = ray.remote(num_cpus=0, resources=here)(_Window).remote(_AHEAD * (workers + 1))
 
-    size = _GPU_BATCH if gpus else _BATCH
+    size = _LARGE_BATCH if gpus or workers > _FEW else _BATCH
 
     def read(_: Any) -> Iterator[Any]:
         enter(pickle.loads(setup))
