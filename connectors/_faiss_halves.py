@@ -38,8 +38,12 @@ _BLOCK = 16384
 _STEP = 512
 """Rows that are decoded and multiplied at a time: 1.5 MiB at 768 dimensions stay in the cache."""
 
+_ROUNDING = 1e-6
+"""What float32 sums of unit rows may differ by: equal rows have other products at the edges of a
+matrix product's tiles, on some processors, and still are ties."""
+
 _CHUNK = 1 << 16
-"""Values decoded at a time, for the same reason."""
+"""Values decoded at a time, so that they stay in the cache."""
 
 
 def floats(halves: Halves, *, out: Floats | None = None) -> Floats:
@@ -146,6 +150,8 @@ def _by_products(
     among: Mask | None,
     normalize: bool,
 ) -> list[Scored]:
+    slack = max(slack, _ROUNDING)
+
     def best(start: int) -> list[Scored]:
         rows = np.arange(start, min(start + _BLOCK, len(halves)))
         part = halves[start : start + _BLOCK]
