@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import pickle
 import re
 from collections.abc import Generator, Iterator
@@ -144,7 +145,7 @@ def _outcomes(
     there = ray.cluster_resources()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
     workers = workers or gpus or cpus or 1
-    if workers > (gpus or cpus):
+    if workers > cpus:
         _log.warning("%d workers are asked for, and the cluster has room for fewer", workers)
     here = {_this_node(ray): 0.001}
     window = ray.remote(num_cpus=0, resources=here)(_Window).remote(_AHEAD * (workers + 1))
@@ -164,11 +165,11 @@ def _outcomes(
         .map_batches(
             _Actor,
             fn_constructor_args=(setup,),
-            batch_size=None,
+            batch_size=1,  # a block is one row; with GPUs Ray Data wants to be told
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
-            num_gpus=min(1.0, gpus / workers) if gpus else None,
+            num_gpus=1 / math.ceil(workers / gpus) if gpus else None,
         )
     )
     for number, outcome in enumerate(_results(ray, dataset), 1):

@@ -245,6 +245,15 @@ def test_a_node_dies(tmp_path: Path, traces: Path, cluster: Cluster) -> None:
         assert_same_records(stored(spread), stored(local))
 
 
+def test_workers_run_where_the_gpus_are(tmp_path: Path, traces: Path, cluster: Cluster) -> None:
+    path = write(tmp_path / "c.jsonl", [row(number) for number in range(300)])
+    node = cluster.add_node(**NODE | {"num_cpus": 2}, num_gpus=1)
+    with nx.open(f"faiss://{tmp_path}/spread", encoder=TracingEncoder(traces)) as spread:
+        assert run(spread, path, **RAY).embedded == 300
+    cluster.remove_node(node)
+    assert {trace.name.partition(".")[2] for trace in traces.iterdir()} == {node.node_id}
+
+
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
