@@ -54,7 +54,7 @@ def _fill(model: NexusModel, graph: onnx.GraphProto) -> None:
     for name in list(rest):
         if (value := constants.get(f"model.{name}")) is not None:
             _copy(rest.pop(name), value)
-    products = [name for name in rest if ".blocks." in f".{name}" or name == "pooling.queries"]
+    products = [name for name in rest if name.startswith("blocks.") or name == "pooling.queries"]
     matrices = [
         constants[node.input[1]]
         for node in graph.node

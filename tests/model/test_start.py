@@ -78,7 +78,7 @@ def test_the_shipped_bundle_is_alike_on_every_processor() -> None:
     ids, mask = TokenTable.build(text, tokenizer, max_tokens=200).padded(np.arange(len(text)))
     quick, plain = (run_onnx(bundle / "model.onnx", ids, mask, plain=x) for x in (False, True))
     cosines = (quick["embedding"] * plain["embedding"]).sum(1)
-    assert cosines.min() > 0.999  # .99 where eight-bit weights overflow
+    assert cosines.min() > 0.999  # not so where eight-bit weights overflow
 
 
 def test_a_run_starts_from_a_bundle_and_leaves_frozen_parts(
