@@ -47,7 +47,7 @@ def fit_bag(
     """Learn the bag's vectors so that cosines in its few dimensions rank as the exact bags' do.
 
     Random vectors (`steps` 0) do most of it: on SciFact the bag alone finds .470 at random and .485
-    after 150 steps, the bag beside the semantic head .609 and .607: one draw each, within the noise.
+    after 150 steps, the bag beside the semantic head .609 and .607: one draw each, in the noise.
 
     Args:
         bag: Changed in place: a vector for each term, shared by its pieces.
