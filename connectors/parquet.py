@@ -117,7 +117,8 @@ def _plain(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any] | None, str]]
     except (ValueError, OverflowError, pa.ArrowException):
         yield from _one_by_one(batch)
     else:
-        yield from ((dict(zip(names, values, strict=True)), "") for values in rows)
+        for values in rows:
+            yield dict(zip(names, values)), ""  # noqa: B905 - as many as there are names
 
 
 def _pylist(column: Any) -> list[Any]:

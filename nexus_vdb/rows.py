@@ -198,7 +198,11 @@ class RowReader:
         value, fields = row.value, self._fields
         if value is None:
             raise _Unusable(row.problem)
-        key, text = _id(value, fields.id), _text(value, fields.text)
+        key, text = value.get(fields.id), value.get(fields.text)
+        if type(key) is not str or not key or key.isspace():  # as nearly all rows are not
+            key = _id(value, fields.id)
+        if type(text) is not str or not text or text.isspace():
+            text = _text(value, fields.text)
         vector = self._vector(value) if self._with_vectors else _NO_VECTOR
         title = value.get(fields.title)
         special = self._special
@@ -212,44 +216,63 @@ class RowReader:
 
     def _vector(self, row: Mapping[str, Any]) -> Floats:
         name = str(self._fields.vector)
-        value = _value(row, name)
-        if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        value = row.get(name)
+        if type(value) is not np.ndarray or value.dtype != np.float32:
             try:
                 with np.errstate(over="ignore"):
-                    value = np.asarray(value, dtype=np.float32)
+                    value = np.asarray(_value(row, name), dtype=np.float32)
             except (TypeError, ValueError, OverflowError):
                 raise _Unusable(f"{name!r} is not a list of numbers") from None
         if value.ndim != 1 or not len(value):
             raise _Unusable(f"{name!r} is not a list of numbers")
-        return np.asarray(value)
+        return value
 
     def _settled(self, held: list[_Held]) -> Iterator[tuple[list[Document], Floats]]:
         """What of a batch are documents, now that all of it is there; bad rows in their order."""
-        matrix = _matrix([one.vector for one in held]) if self._with_vectors else None
-        documents, vectors, kept = [], [], []
-        for number, (row, document, vector, reason) in enumerate(held):
-            if document is not None and self._with_vectors:
-                reason = self._problem(vector, sound=matrix is not None)
-            if document is not None and not reason and not self._seen.add(document.id):
-                reason = duplicate(document.id)
-            if reason or document is None:
-                self._refuse(row, reason)
-                continue
-            documents.append(document)
-            vectors.append(vector)
-            kept.append(number)
-        if not documents:
+        good = [one for one in held if one.document is not None]
+        matrix = self._matrix([one.vector for one in good])
+        if matrix is None:
+            held = [self._with_sound_vector(one) for one in held]
+            good = [one for one in held if not one.reason]
+        documents = [one.document for one in good if one.document is not None]
+        new = self._seen.add_all([document.id for document in documents])
+        if len(good) < len(held) or not all(new):
+            self._refuse_bad(held, new)
+        kept = [row for row, is_new in enumerate(new) if is_new]
+        if not kept:
             return
         if matrix is None:
-            matrix = np.stack(vectors)
-        elif len(kept) < len(matrix):
+            matrix = np.stack([good[row].vector for row in kept])
+        elif len(kept) < len(good):
             matrix = matrix[kept]
-        yield documents, matrix
+        yield [documents[row] for row in kept], matrix
 
-    def _problem(self, vector: Floats, *, sound: bool) -> str:
-        """Why a vector cannot be used, "" if it can; sound ones have been looked at already."""
+    def _refuse_bad(self, held: Iterable[_Held], new: Iterable[bool]) -> None:
+        """Refuse what is no document, and those of the others that are not new."""
+        is_new = iter(new)
+        for row, document, _, reason in held:
+            if reason or document is None:
+                self._refuse(row, reason)
+            elif not next(is_new):
+                self._refuse(row, duplicate(document.id))
+
+    def _matrix(self, vectors: Sequence[Floats]) -> Floats | None:
+        """Vectors as rows `[n, d]`, if all are sound and of the one width."""
+        if not self._with_vectors:
+            return np.zeros((len(vectors), 0), dtype=np.float32)
+        matrix = _matrix(vectors)
+        if matrix is None or matrix.shape[1] != (self._width or matrix.shape[1]):
+            return None
+        self._width = matrix.shape[1]
+        return matrix
+
+    def _with_sound_vector(self, one: _Held) -> _Held:
+        return one if one.reason else one._replace(reason=self._problem(one.vector))
+
+    def _problem(self, vector: Floats) -> str:
+        """Why a vector cannot be used, "" if it can."""
         name = self._fields.vector
-        if not sound and not (np.isfinite(vector).all() and vector.any()):
+        if not (np.isfinite(vector).all() and vector.any()):
             return f"{name!r} has a value that is not finite, or zeros only"
         self._width = self._width or len(vector)
         if len(vector) != self._width:

@@ -1,6 +1,7 @@
 """One run of an ingest: its stages in threads, what comes before them and what after.
 
-read → plan → cut (one thread) → embed (another) → write (the caller's)
+read → plan → cut (one thread) → embed (another) → write (the caller's); ready-made vectors need
+one thread and the caller's.
 """
 
 from __future__ import annotations
@@ -111,16 +112,22 @@ class Job:
 
     def local(self, batches: Iterable[Batch]) -> Generator[Made, None, None]:
         """Plan, embed and write in threads of this process."""
-        stages = self.stages
+        stages, watched = self.stages, self._watched(batches)
         with ExitStack() as stack:
             stack.enter_context(one_blas_thread())
-            pending = stages.plan(self._watched(batches))
-            parts = stack.enter_context(closing(ahead(stages.cut(pending))))
-            if self.settings.dry_run:
-                yield from (Made.of(part, None) for part in parts)
+
+            def in_thread(items: Generator[T, None, None]) -> Generator[T, None, None]:
+                return stack.enter_context(closing(ahead(items)))
+
+            if stages.encoder is None:
+                made = in_thread(stages.ready_made(watched))
             else:
-                made = stack.enter_context(closing(ahead(stages.embed(parts))))
-                yield from stages.write(made)
+                parts = in_thread(stages.cut(stages.plan(watched)))
+                if self.settings.dry_run:
+                    made = (Made.of(part, None) for part in parts)
+                else:
+                    made = in_thread(stages.embed(parts))
+            yield from made if self.settings.dry_run else stages.write(made)
 
     def tell(self) -> None:
         """Show the report as it is."""

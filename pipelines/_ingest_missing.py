@@ -55,8 +55,11 @@ def _missing(store: Store, seen: IdSet) -> Iterator[str]:
     """Each document once that is in the store only."""
     found = IdSet()
     for ids in _document_ids(store):
-        for document_id in dict.fromkeys(ids):
-            if document_id not in seen and found.add(document_id):
+        different = list(dict.fromkeys(ids))
+        for document_id, there, new in zip(
+            different, seen.has(different), found.add_all(different), strict=True
+        ):
+            if new and not there:
                 yield document_id
 
 

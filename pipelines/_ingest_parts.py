@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from nexus_vdb.chunking import chunk_id
+from nexus_vdb.records import join_records
+from nexus_vdb.search import vector_queries
 from nexus_vdb.stages import slices
 from nexus_vdb.types import Chunk, Document, Floats, QueryBatch, Records
 
@@ -21,16 +22,24 @@ __all__ = [
     "Pending",
     "digest",
     "groups",
+    "how_made",
     "is_done",
+    "joined",
+    "little_endian",
     "packed",
     "part_records",
     "whole",
+    "whole_records",
 ]
 
 PART = 512
 """Chunks embedded in one call: enough to sort by length, few enough to stop soon."""
 
 _canonical = json.JSONEncoder(sort_keys=True).encode  # `json.dumps` makes one for each call
+_quoted = json.encoder.encode_basestring_ascii
+
+_BRIEF = 2047
+"""Bytes that `hashlib` takes in without letting other threads run, which would cost more time."""
 
 _GROUP_CHARACTERS = 4_000_000  # text that waits between two stages
 
@@ -43,13 +52,11 @@ class Pending:
         document: As it was read.
         digest: See `digest`.
         stored: Digest by ordinal of the chunks that the store has.
-        vector: Ready-made, of any length; None where it is to be embedded.
     """
 
     document: Document
     digest: str
     stored: Mapping[int, str]
-    vector: Floats | None
 
 
 @dataclass(slots=True)
@@ -59,7 +66,6 @@ class Part:
     Attributes:
         chunks: In the order in which they are written: of each document the first one last.
         digests: One for each.
-        vectors: Ready-made ones; else none.
         stale: Ids to delete once the chunks are written.
         finished: Documents that are done once this is written.
         goes_on: The last document has more chunks, in the next part.
@@ -67,7 +73,6 @@ class Part:
 
     chunks: list[Chunk] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
-    vectors: list[Floats] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     finished: int = 0
     goes_on: bool = False
@@ -76,8 +81,6 @@ class Part:
         """Chunks of a document."""
         self.chunks += chunks
         self.digests += [one.digest] * len(chunks)
-        if one.vector is not None:
-            self.vectors += [one.vector] * len(chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +107,32 @@ class Made:
         return cls(records, len(part.chunks), part.stale, part.finished, part.goes_on)
 
 
-def digest(document: Document, vector: Floats | None, how: list[Any]) -> str:
-    """Of everything that decides the records of a document."""
-    what = [document.text, document.title, document.metadata, how]
-    total = hashlib.sha256(_canonical(what).encode())
+def how_made(fingerprint: str, chunk_tokens: int, chunk_overlap: int) -> str:
+    """What decides the records of a document beside the document itself, as JSON."""
+    return _canonical([fingerprint, chunk_tokens, chunk_overlap])
+
+
+def little_endian(vectors: Floats) -> Floats:
+    """The same numbers, in the bytes that are digested."""
+    return np.ascontiguousarray(vectors, dtype="<f4")
+
+
+def digest(document: Document, vector: Floats | None, how: str) -> str:
+    """Of everything that decides the records of a document.
+
+    Args:
+        document: As it was read.
+        vector: Ready-made, a row of what `little_endian` gives; None where there is none.
+        how: See `how_made`.
+    """
+    metadata = _canonical(document.metadata) if document.metadata else "{}"
+    # A list in JSON, put together here: `_canonical` of the whole takes four times as long.
+    what = f"[{_quoted(document.text)}, {_quoted(document.title)}, {metadata}, {how}]"
+    total = hashlib.sha256(what.encode())
     if vector is not None:
-        total.update(np.ascontiguousarray(vector, dtype="<f4").data)
+        octets = vector.view(np.uint8).data
+        for start in range(0, len(octets), _BRIEF):
+            total.update(octets[start : start + _BRIEF])
     return total.hexdigest()[:32]
 
 
@@ -171,6 +194,21 @@ def whole(document: Document) -> Chunk:
     return Chunk(key, document.id, 0, text, 0, len(text), document.metadata, document.title)
 
 
+def whole_records(documents: Sequence[Document], digests: list[str], vectors: Floats) -> Records:
+    """What is written of documents with ready-made vectors `[n, d]`; codes are still to come."""
+    queries = vector_queries(vectors, None)
+    return Records(
+        ids=[chunk_id(document.id, 0) for document in documents],
+        document_ids=[document.id for document in documents],
+        ordinals=np.zeros(len(documents), dtype=np.int32),
+        texts=[document.text for document in documents],
+        metadata=[document.metadata for document in documents],
+        content_hashes=digests,
+        vectors=queries.vectors,
+        codes=queries.codes,
+    )
+
+
 def part_records(part: Part, queries: QueryBatch) -> Records:
     """What is written: the chunks of a part with their vectors and codes."""
     chunks = part.chunks
@@ -183,4 +221,18 @@ def part_records(part: Part, queries: QueryBatch) -> Records:
         content_hashes=part.digests,
         vectors=queries.vectors,
         codes=queries.codes,
+    )
+
+
+def joined(parts: Sequence[Made]) -> Made:
+    """Several parts as one."""
+    if len(parts) == 1:
+        return parts[0]
+    records = [part.records for part in parts if part.records is not None]
+    return Made(
+        join_records(records) if records else None,
+        sum(part.chunks for part in parts),
+        [id_ for part in parts for id_ in part.stale],
+        sum(part.finished for part in parts),
+        parts[-1].goes_on,
     )

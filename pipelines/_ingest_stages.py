@@ -1,4 +1,4 @@
-"""The stages of an ingest as generators: plan → cut → embed → write.
+"""The stages of an ingest as generators: plan → cut → embed → write; or ready-made → write.
 
 The order of writes: all chunks of a document that has no more than `_HELD` go in one call, with
 those of other documents, and a store that writes such a call in pieces gets the first chunk of
@@ -18,9 +18,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
-from nexus_vdb.chunking import Chunker
+from nexus_vdb.chunking import Chunker, chunk_id
 from nexus_vdb.hashing import pack
 from nexus_vdb.idset import IdSet
 from nexus_vdb.interfaces import Encoder, Store
@@ -31,14 +29,15 @@ from nexus_vdb.pipelines._ingest_parts import (
     Pending,
     digest,
     groups,
+    how_made,
     is_done,
+    joined,
+    little_endian,
     packed,
     part_records,
-    whole,
+    whole_records,
 )
-from nexus_vdb.records import join_records
 from nexus_vdb.reports import IngestReport
-from nexus_vdb.search import vector_queries
 from nexus_vdb.tuning import coding_hash, fit_hash
 from nexus_vdb.types import Chunk, Document, Floats, Records, StoreSchema
 
@@ -47,7 +46,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Ledger", "Stages"]
 
-Batch: TypeAlias = "tuple[list[Document], Floats | None]"
+Documents: TypeAlias = "list[Document]"
+Batch: TypeAlias = "tuple[Documents, Floats | None]"
+Stored: TypeAlias = "dict[str, dict[int, str]]"
 
 _HELD = 4096
 """Chunks of one document that wait to be written together: 12 MiB of vectors, 4 MB of text."""
@@ -101,68 +102,94 @@ class Stages:
         self.ledger = ledger
         self._stop = stop or threading.Event()
         self._chunker = _chunker(encoder, settings)
-        self._dim = schema.dim
-        self._size = PART if encoder else _rows_of(schema.dim)
-        self._how = [schema.fingerprint, settings.chunk_tokens, settings.chunk_overlap]
+        self._rows = max(PART, min(_VECTOR_ROWS, _VECTOR_BYTES // (4 * schema.dim)))
+        self._how = how_made(schema.fingerprint, settings.chunk_tokens, settings.chunk_overlap)
         self._itq = coding_hash(store.info())
         self._lock = threading.Lock()
 
     def plan(self, batches: Iterable[Batch]) -> Iterator[Pending]:
         """Pass on what the store does not have as it is now."""
-        for documents, vectors in batches:
-            if self._stop.is_set():
-                return
-            with self._lock:
-                stored = self.store.fingerprints([document.id for document in documents])
-            self.ledger.known += len(stored)
-            for row, document in enumerate(documents):
-                vector = None if vectors is None else vectors[row]
-                now = digest(document, vector, self._how)
+        for (documents, _), stored in self._compared(batches):
+            for document in documents:
+                now = digest(document, None, self._how)
                 there = stored.get(document.id, {})
-                if self.ledger.seen is not None:
-                    self.ledger.seen.add(document.id)
                 if is_done(there, now):
                     self.report.skipped += 1
                 else:
-                    yield Pending(document, now, there, vector)
+                    yield Pending(document, now, there)
+
+    def _compared(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Stored]]:
+        """Batches, each with the digests by ordinal that the store has of its documents."""
+        for batch in batches:
+            if self._stop.is_set():
+                return
+            ids = [document.id for document in batch[0]]
+            with self._lock:
+                stored = self.store.fingerprints(ids)
+            self.ledger.known += len(stored)
+            if self.ledger.seen is not None:
+                self.ledger.seen.add_all(ids)
+            yield batch, stored
+
+    def ready_made(self, batches: Iterable[Batch]) -> Generator[Made, None, None]:
+        """The records of ready-made vectors: one for each document, nothing to cut or to embed."""
+        held: list[Made] = []
+        for (documents, vectors), stored in self._compared(batches):
+            assert vectors is not None
+            if made := self._ready(documents, vectors, stored):
+                held.append(made)
+            if sum(one.chunks for one in held) >= self._rows:
+                yield joined(held)
+                held = []
+        if held:
+            yield joined(held)
+
+    def _ready(self, documents: Documents, vectors: Floats, stored: Stored) -> Made | None:
+        digests = [
+            digest(document, vector, self._how)
+            for document, vector in zip(documents, little_endian(vectors), strict=True)
+        ]
+        new = [
+            row
+            for row, document in enumerate(documents)
+            if document.id not in stored or not is_done(stored[document.id], digests[row])
+        ]
+        self.report.skipped += len(documents) - len(new)
+        if not new:
+            return None
+        if len(new) < len(documents):
+            documents, digests = [documents[row] for row in new], [digests[row] for row in new]
+            vectors = vectors[new]
+        there = {one.id: stored[one.id] for one in documents if one.id in stored}
+        self.ledger.growth += len(documents) - sum(map(len, there.values()))
+        stale = [chunk_id(key, ordinal) for key in there for ordinal in there[key] if ordinal]
+        return Made(whole_records(documents, digests, vectors), len(new), stale, len(new), False)
 
     def cut(self, pending: Iterable[Pending]) -> Generator[Part, None, None]:
         """Chunks, in parts that are embedded together."""
-        yield from packed(self._documents(pending), self._size)
+        yield from packed(self._documents(pending), PART)
 
     def _documents(self, pending: Iterable[Pending]) -> Iterator[tuple[Pending, list[Chunk]]]:
         """Documents with all of their chunks."""
-        for group in groups(pending, self._size):
-            of = self._chunks([one.document for one in group])
+        assert self._chunker is not None
+        for group in groups(pending, PART):
+            cut = self._chunker.chunk_all([one.document for one in group])
+            of = {key: list(some) for key, some in groupby(cut, attrgetter("document_id"))}
             for one in group:
                 chunks = of.get(one.document.id, [])
                 self.ledger.growth += len(chunks) - len(one.stored)
                 yield one, chunks
 
-    def _chunks(self, documents: list[Document]) -> dict[str, list[Chunk]]:
-        if self._chunker is None:
-            return {document.id: [whole(document)] for document in documents}
-        chunks = self._chunker.chunk_all(documents)
-        return {key: list(some) for key, some in groupby(chunks, attrgetter("document_id"))}
-
     def embed(self, parts: Iterable[Part]) -> Generator[Made, None, None]:
         """The records of each part."""
+        assert self.encoder is not None
+        assert self._chunker is not None
         for part in parts:
             started = time.perf_counter()
-            if self.encoder is None:
-                vectors = np.stack(part.vectors) if part.vectors else self._no_vectors()
-                queries = vector_queries(vectors, None)  # coded when written
-                part.vectors.clear()
-            else:
-                queries = self.encoder.encode([self._text(chunk) for chunk in part.chunks])
+            texts = [self._chunker.embedding_text(chunk) for chunk in part.chunks]
+            queries = self.encoder.encode(texts)
             self.report.embedding += time.perf_counter() - started
             yield Made.of(part, part_records(part, queries))
-
-    def _text(self, chunk: Chunk) -> str:
-        return self._chunker.embedding_text(chunk) if self._chunker else chunk.text
-
-    def _no_vectors(self) -> Floats:
-        return np.zeros((0, self._dim), dtype=np.float32)
 
     def write(self, made: Iterable[Made]) -> Iterator[Made]:
         """Parts that are written, without their records."""
@@ -170,17 +197,19 @@ class Stages:
         for part in made:
             held.append(part)
             if not part.goes_on or sum(one.chunks for one in held) >= _HELD:
+                together = joined(held)
                 started = time.perf_counter()
-                self._put(_joined(held), part.stale)
+                self._put(together)
                 self.report.writing += time.perf_counter() - started
-                yield from (replace(one, records=None) for one in held)
+                yield replace(together, records=None)
                 held = []
 
-    def _put(self, records: Records, stale: list[str]) -> None:
+    def _put(self, made: Made) -> None:
         with self._lock:
-            self.store.upsert(self._coded(records))
-            if stale:
-                self.store.delete(ids=stale)
+            if made.records is not None:
+                self.store.upsert(self._coded(made.records))
+            if made.stale:
+                self.store.delete(ids=made.stale)
             if self.encoder is None and self._itq is None:
                 self._itq = fit_hash(self.store)
 
@@ -194,13 +223,3 @@ def _chunker(encoder: Encoder | None, settings: IngestSettings) -> Chunker | Non
     if encoder is None:
         return None
     return Chunker(encoder, max_tokens=settings.chunk_tokens, overlap=settings.chunk_overlap)
-
-
-def _rows_of(width: int) -> int:
-    """Ready-made vectors in one part."""
-    return max(PART, min(_VECTOR_ROWS, _VECTOR_BYTES // (4 * width)))
-
-
-def _joined(parts: list[Made]) -> Records:
-    records = [part.records for part in parts if part.records is not None]
-    return records[0] if len(records) == 1 else join_records(records)

@@ -182,12 +182,9 @@ class Worker:
         outcome.report.read = len(documents)
         if settings.delete_missing:
             outcome.ids = [document.id for document in documents]
-        parts = stages.cut(stages.plan([batch]))
-        if settings.dry_run:
-            outcome.made = [Made.of(part, None) for part in parts]
-        else:
-            made = stages.embed(parts)
-            outcome.made = list(stages.write(made) if self._setup.writes else made)
+        writes = self._setup.writes and not settings.dry_run
+        made = _made(stages, batch, dry_run=settings.dry_run)
+        outcome.made = list(stages.write(made) if writes else made)
 
     def _start(self) -> Stages:
         setup, schema = self._setup, self._setup.schema
@@ -216,6 +213,13 @@ class Worker:
                 f"{setup.url} is not there on {socket.gethostname()}",
                 hint="name a folder that all nodes of the cluster share",
             ) from error
+
+
+def _made(stages: Stages, batch: Batch, *, dry_run: bool) -> Iterator[Made]:
+    if stages.encoder is None:
+        return stages.ready_made([batch])
+    parts = stages.cut(stages.plan([batch]))
+    return (Made.of(part, None) for part in parts) if dry_run else stages.embed(parts)
 
 
 @contextmanager

@@ -92,9 +92,10 @@ def look_for_extra(store: Store, seen: IdSet, found: Findings) -> None:
     for table in scan_tables(store, _SCAN):
         names = ("id", "document_id", "ordinal")
         ids, owners, ordinals = (table.column(name).to_pylist() for name in names)
-        for id_, owner, ordinal in zip(ids, owners, ordinals, strict=True):
-            found.stored_documents += documents.add(owner)
-            unknown = owner in found.extra_documents or seen.add(owner)
+        found.stored_documents += sum(documents.add_all(owners))
+        new = seen.add_all(owners)
+        for id_, owner, ordinal, first in zip(ids, owners, ordinals, new, strict=True):
+            unknown = first or owner in found.extra_documents
             if unknown:
                 found.extra_documents.add(owner)
             if unknown or id_ != chunk_id(owner, ordinal):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from itertools import repeat
+from typing import TypeAlias
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +22,7 @@ from nexus_vdb.corpus import IdSet, open_corpus
 from nexus_vdb.errors import ConfigError
 from nexus_vdb.interfaces import Source, SupportsVectors
 from nexus_vdb.pipelines._ingest_kept import KEPT
-from nexus_vdb.pipelines._ingest_parts import digest, whole
+from nexus_vdb.pipelines._ingest_parts import digest, how_made, little_endian, whole
 from nexus_vdb.pipelines._verify_parts import Batch, Lowest, rank, share_or_count
 from nexus_vdb.pipelines._verify_store import (
     Findings,
@@ -221,9 +222,9 @@ class _Job:
         chunks: dict[str, list[Chunk]] = {document.id: [] for document in documents}
         for chunk in self._chunks(documents):
             chunks[chunk.document_id].append(chunk)
-        for row, document in enumerate(documents):
-            vector = None if vectors is None else vectors[row]
-            self._seen.add(document.id)
+        self._seen.add_all([document.id for document in documents])
+        given = repeat(None) if vectors is None else little_endian(vectors)
+        for document, vector in zip(documents, given):  # noqa: B905 - one is endless
             self._judge(document, vector, stored.get(document.id, {}), chunks[document.id])
         self.report.checked += len(documents)
         if self._settings.sample is not None:
@@ -263,8 +264,8 @@ class _Job:
                 self._deep.offer(rank(chunk.id, self._settings.seed), (chunk, vector))
         return None
 
-    def _how(self, fingerprint: str) -> list[Any]:
-        return [fingerprint, self._ingest.chunk_tokens, self._ingest.chunk_overlap]
+    def _how(self, fingerprint: str) -> str:
+        return how_made(fingerprint, self._ingest.chunk_tokens, self._ingest.chunk_overlap)
 
     def _fingerprint(self) -> str:
         return self._encoder.fingerprint if self._encoder else ""

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nexus_vdb.chunking import Chunker, _sentences, chunk_id
@@ -123,6 +123,7 @@ def encoder() -> OnnxEncoder:
     max_tokens=st.integers(32, 600),
     overlap=st.integers(0, 64),
 )
+@example(text="\ufdfa", title="ภาษาไทยไม่มีช่องว่าง", max_tokens=32, overlap=0)  # one of 26 tokens
 def test_the_shipped_tokenizer_never_counts_more_than_the_limit(
     encoder: OnnxEncoder, text: str, title: str, max_tokens: int, overlap: int
 ) -> None:

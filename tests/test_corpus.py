@@ -8,6 +8,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import fsspec
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nexus_vdb import idset
 from nexus_vdb.corpus import FieldMap, IdSet, json_value, open_corpus
 from nexus_vdb.errors import ConfigError, SourceError
 from nexus_vdb.filesystems import find_files
@@ -171,18 +173,26 @@ def test_long_documents_come_in_short_batches(tmp_path: Path) -> None:
     assert [len(batch) for batch in batches] == [3, 2]
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=2)))
-def test_id_set_tells_new_from_seen(keys: list[str]) -> None:
-    table, reference = IdSet(), set[str]()
-    for key in keys:
-        assert table.add(key) == (key not in reference)
-        reference.add(key)
+@given(st.lists(st.lists(st.text(st.characters(codec="utf-8"), max_size=1))))
+def test_id_set_tells_new_from_seen(batches: list[list[str]]) -> None:
+    with mock.patch.object(idset, "_LATEST", 3):  # so that there are many sorted runs
+        table, reference = IdSet(), set[str]()
+        for keys in batches:
+            assert table.has(keys) == [key in reference for key in keys]
+            firsts = [key not in reference and key not in keys[:at] for at, key in enumerate(keys)]
+            assert table.add_all(keys) == firsts
+            reference |= set(keys)
+            assert len(table) == len(reference)
 
 
 def test_id_set_grows() -> None:
-    table = IdSet()
-    assert all(table.add(str(n)) for n in range(5000))
-    assert not any(table.add(str(n)) for n in range(5000))
+    table, keys = IdSet(), [str(n) for n in range(200_000)]
+    assert all(table.add_all(keys))
+    assert not any(table.add_all(keys))
+    assert table.add("new")
+    assert not table.add("7")
+    assert "7" in table
+    assert "other" not in table
 
 
 @pytest.mark.parametrize(

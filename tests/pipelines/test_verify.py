@@ -14,7 +14,7 @@ import nexus_vdb as nx
 import nexus_vdb.encoder
 from nexus_vdb.chunking import chunk_id
 from nexus_vdb.cli import run
-from nexus_vdb.pipelines._ingest_parts import digest
+from nexus_vdb.pipelines._ingest_parts import digest, how_made
 from nexus_vdb.pipelines.ingest import IngestSettings, ingest
 from nexus_vdb.pipelines.verify import VerifySettings, verify
 from nexus_vdb.reports import VerifyReport
@@ -69,7 +69,7 @@ def one(store: nx.Collection, document_id: str, ordinal: int) -> Records:
 
 def damage(store: nx.Collection) -> None:
     """One document or record of each kind; `d7` and `d11` have four chunks, or near to."""
-    old = digest(Document("d4", row(4)["body"], {"group": 1}), None, ["old", 12, 3])
+    old = digest(Document("d4", row(4)["body"], {"group": 1}), None, how_made("old", 12, 3))
     vectors = one(store, "d9", 0).vectors
     extra = replace(one(store, "d1", 0), ids=[chunk_id("x", 0)], document_ids=["x"])
     for changed in (
