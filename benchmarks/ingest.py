@@ -155,7 +155,7 @@ def _rows(bench: Bench, kind: str, count: int) -> Result:
 
 def rate(bench: Bench) -> Units:
     """A whole ingest beside the encoder alone."""
-    corpus = str(bench.data / "eval" / "scifact" / "corpus.jsonl")
+    corpus = str(bench.data / "eval" / "quora-small" / "corpus.jsonl")
     words = (sys.executable, str(HERE / "ingest_rate.py"), corpus, "--id-field", "_id", "--json")
     yield "rate", lambda: measured(*words)
 

@@ -148,10 +148,10 @@ def rate(results: Result) -> Iterator[str]:
         told = result["told"]
         yield from title("The encoder is what takes time", "rate", result)
         yield (
-            f"SciFact, {told['chunks']:,} chunks, the encoder alone and a whole ingest in turn on "
+            f"{told['chunks']:,} short questions, the encoder alone and a whole ingest in turn on "
             f"the same chunks, three rounds: the ingest runs at {told['ratio']:.1%} of the "
             f"encoder's rate (median; last round {told['chunks'] / told['alone']:,.0f} and "
-            f"{told['chunks'] / told['whole']:,.0f} chunks/s). Goal: {LEAST_RATIO:.0%}: "
+            f"{told['chunks'] / told['whole']:,.0f} a second). Goal: {LEAST_RATIO:.0%}: "
             f"{verdict(told['ratio'], LEAST_RATIO, least=True)}."
         )
 

@@ -27,10 +27,11 @@ class TrainSettings(Settings):
 
     Attributes:
         start: Bundle, shipped or a folder, whose weights the run begins with; of the same network
-            and tokenizer.
-        freeze: Parts of the network that are not trained: "blocks", "tokens", "gates" …
+            and tokenizer. With `refit` its `bag_dim` may be another.
+        freeze: Parts of the network that are not trained: "blocks", "tokens", "bag.table" …
         stemmer: Snowball language by which pieces are one term to the entity head; "" for none.
-        bag_steps: Updates of the entity bag by itself before the run; 0 starts it at random.
+        refit: Fit entity bag, gates, fusion and hash anew, though the run has a `start`.
+        bag_steps: Updates of the entity bag by itself before the run; 0 leaves it at random.
         entity_weight: Length of the entity part of the fused vector at the start, beside the
             semantic part's.
         teacher_cache: Where the teachers' vectors are kept; by default in the run's folder.
@@ -43,6 +44,7 @@ class TrainSettings(Settings):
     start: str = ""
     freeze: list[str] = []
     stemmer: str = "english"
+    refit: bool = False
     bag_steps: int = Field(0, ge=0)
     entity_weight: float = Field(0.6, gt=0)
     fields: list[str] = []

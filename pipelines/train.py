@@ -146,7 +146,7 @@ def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings, bar: 
     batches = prepared.batches
     if settings.start:
         _load_start(model, settings)
-        if not settings.bag_steps:  # all parts fit together
+        if not settings.refit:
             return
     else:
         if prepared.pieces is not None:
@@ -176,27 +176,35 @@ def _load_start(model: NexusModel, settings: TrainSettings) -> None:
 
     folder = find_bundle(settings.start)
     other = load_bundle(folder)
-    if other.config != model.config.model_copy(update={"dropout": other.config.dropout}):
+    free = {"dropout", "bag_dim"} if settings.refit else {"dropout"}
+    if other.config.model_dump(exclude=free) != model.config.model_dump(exclude=free):
         raise ConfigError(f"{settings.network} is another network than that of {folder}")
     if (folder / "tokenizer.model").read_bytes() != settings.tokenizer.read_bytes():
         raise ConfigError(
             f"{settings.tokenizer} is another tokenizer than that of {folder}",
             hint=f"--tokenizer {folder / 'tokenizer.model'}",
         )
-    model.load_state_dict(other.state_dict())
+    weights = model.state_dict()
+    fitting = {
+        name: value
+        for name, value in other.state_dict().items()
+        if value.shape == weights[name].shape
+    }
+    model.load_state_dict(weights | fitting)
 
 
-def _freeze(model: NexusModel, parts: Sequence[str]) -> None:
+def _freeze(model: NexusModel, names: Sequence[str]) -> None:
     """Leave parts of the network as they are.
 
     Raises:
         ConfigError: the network has no such part.
     """
-    valid = dict(model.named_children())
-    for name in parts:
-        if name not in valid:
-            raise ConfigError(f"Invalid freeze={name!r}; valid: {', '.join(valid)}")
-        valid[name].requires_grad_(False)
+    parts = dict(model.named_modules())
+    for name in names:
+        if not name or name not in parts:
+            valid = ", ".join(name for name, _ in model.named_children())
+            raise ConfigError(f"Invalid freeze={name!r}; valid: {valid}, or a part of one")
+        parts[name].requires_grad_(False)
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ class NexusConfig(BaseModel):
     """Sizes and switches; the defaults are the published 240M settings.
 
     Attributes:
+        bag_dim: Numbers that names are kept in; the entity head gives the first `entity_dim` of
+            them, the fused vector is made of all.
         entity_bag: Whether the entity head reads the pieces themselves, beside the pooled state.
         nsa: Whether there are spectral coordinates (neural spectral anchoring).
         hash_residual: Whether the hash has a linear residual of the fused embedding.
@@ -36,6 +38,7 @@ class NexusConfig(BaseModel):
     n_topics: int = Field(16, ge=1)
     semantic_dim: int = 512
     entity_dim: int = 256
+    bag_dim: int = Field(256, ge=8, multiple_of=8)
     anchor_dim: int = 256
     embedding_dim: int = 768
     matryoshka_dims: tuple[int, ...] = (768, 512, 256)
@@ -49,6 +52,8 @@ class NexusConfig(BaseModel):
         head, odd = divmod(self.d_model, self.n_heads)
         if odd or (self.rope and head % 2):
             raise ValueError(f"d_model={self.d_model} does not divide into {self.n_heads} heads")
+        if self.bag_dim < self.entity_dim:
+            raise ValueError(f"bag_dim={self.bag_dim} is less than entity_dim={self.entity_dim}")
         if max(self.matryoshka_dims) != self.embedding_dim:
             raise ValueError("the widest of matryoshka_dims must be embedding_dim")
         if not (self.nsa or self.hash_residual):

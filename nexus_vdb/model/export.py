@@ -77,6 +77,27 @@ class Int8Table(nn.Module):
         return rows[ids].float() * scale[ids]
 
 
+class SignTable(nn.Module):
+    """An embedding table of nothing but 1 and -1, a bit each."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        bits = np.packbits(table.weight.detach().numpy() > 0, axis=1, bitorder="little")
+        self.register_buffer("rows", torch.from_numpy(bits))
+        octets = np.arange(256, dtype=np.uint8)[:, None]
+        signs = 2 * np.unpackbits(octets, axis=1, bitorder="little").astype(np.float32) - 1
+        self.register_buffer("signs", torch.from_numpy(signs))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids of any shape → float32 `[..., d]`."""
+        octets = self.get_buffer("rows")[ids].long()
+        return nn.functional.embedding(octets, self.get_buffer("signs")).flatten(-2)
+
+
+def _small_table(table: nn.Embedding) -> nn.Module:
+    return SignTable(table) if (table.weight.abs() == 1).all() else Int8Table(table)
+
+
 @torch.no_grad()
 def center_hash(model: NexusModel, batches: list[tuple[Tensor, Tensor]]) -> None:
     """Move each bit's threshold to its median over a corpus sample, so that no bit is wasted."""
@@ -91,13 +112,13 @@ def export_onnx(model: NexusModel, path: Path, *, int8_tables: bool = False) -> 
     Args:
         model: On the CPU; with `int8_tables` its tables are replaced.
         path: The file to write.
-        int8_tables: Keep the two wide tables in int8, row by row.
+        int8_tables: Keep the two wide tables in int8, row by row; in bits where they are signs.
     """
     model.eval()
     if int8_tables:
-        model.tokens = Int8Table(model.tokens)  # type: ignore[assignment]
+        model.tokens = _small_table(model.tokens)  # type: ignore[assignment]
         if model.bag is not None:
-            model.bag.table = Int8Table(model.bag.table)  # type: ignore[assignment]
+            model.bag.table = _small_table(model.bag.table)  # type: ignore[assignment]
     ids = torch.ones(2, 7, dtype=torch.int64)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

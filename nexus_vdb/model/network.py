@@ -156,19 +156,19 @@ class EntityBag(nn.Module):
 
     def __init__(self, config: NexusConfig) -> None:
         super().__init__()
-        self.table = nn.Embedding(config.vocab_size, config.entity_dim)
+        self.table = nn.Embedding(config.vocab_size, config.bag_dim)
         self.log_weight = nn.Embedding(config.vocab_size, 1)
         self.log_k1 = nn.Parameter(torch.tensor(math.log(1.2)))
         nn.init.zeros_(self.log_weight.weight)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids and mask `[B, T]` → unit rows `[B, entity_dim]`."""
+        """Ids and mask `[B, T]` → unit rows `[B, bag_dim]`."""
         same = (ids[:, :, None] == ids[:, None, :]).float() * mask[:, None, :]
         # [B, T]; each of the tf positions of a piece carries 1/tf of its share
         count = same.sum(-1)
         k1 = self.log_k1.exp()
         share = (k1 + 1) / (count + k1) * self.log_weight(ids).squeeze(-1).exp() * mask
-        return F.normalize((share[..., None] * self.table(ids)).sum(1), dim=-1, eps=1e-6)
+        return F.normalize((share[:, None] @ self.table(ids)).squeeze(1), dim=-1, eps=1e-6)
 
 
 class NexusModel(nn.Module):
@@ -178,7 +178,7 @@ class NexusModel(nn.Module):
         super().__init__()
         self.config = config
         d = config.d_model
-        heads_dim = config.semantic_dim + config.entity_dim
+        heads_dim = config.semantic_dim + config.bag_dim
         self.tokens = nn.Embedding(config.vocab_size, d, padding_idx=PAD_ID)
         self.positions = None if config.rope else nn.Embedding(config.max_seq_len, d)
         self.dropout = nn.Dropout(config.dropout)
@@ -186,7 +186,7 @@ class NexusModel(nn.Module):
         self.pooling = TopicPooling(config)
         self.semantic = nn.Linear(d, config.semantic_dim, bias=False)
         self.bag = EntityBag(config) if config.entity_bag else None
-        self.entity = nn.Linear(d, config.entity_dim, bias=False)
+        self.entity = nn.Linear(d, config.bag_dim, bias=False)
         self.entity_share = nn.Parameter(torch.tensor(0.1)) if config.entity_bag else None
         self.gates = nn.Linear(d, heads_dim)
         if config.nsa:
@@ -223,9 +223,9 @@ class NexusModel(nn.Module):
         return pooled
 
     def heads(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Semantic, entity, spectral, topic logits, and their gated concat `[B, 832]`.
+        """Semantic, all of entity, spectral, topic logits, and the gated concat of the first three.
 
-        Without spectral coordinates these are zeros, and the concat is `[B, 768]`.
+        Without spectral coordinates these are zeros, and the concat ends before them.
         """
         pooled, topic_logits = self.pool(ids, mask)
         semantic = F.normalize(self.semantic(pooled).float(), dim=-1)
@@ -249,6 +249,8 @@ class NexusModel(nn.Module):
         embedding = F.normalize(self.fuse(concat).float(), dim=-1)
         # The hash follows the embedding, never the other way round: no gradient goes back.
         hash_logits = spectral + self.hash_residual(embedding.detach()).float()
+        # Every prefix of random projections is one: the head's own vector is cut as the fused one.
+        entity = F.normalize(entity[:, : self.config.entity_dim], dim=-1)
         return NexusOutput(embedding, semantic, entity, spectral, hash_logits, topic_logits)
 
 

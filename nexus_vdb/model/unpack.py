@@ -94,14 +94,17 @@ def _constants(graph: onnx.GraphProto) -> dict[str, Array]:
 
 
 def _tables(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> Iterator[Array]:
-    """Int8 tables times their scales, in the order of the look-ups."""
-    parts = [
+    """Tables in the order of the look-ups: signs of bits, or int8 times the scales of its rows."""
+    parts = (
         constants[node.input[0]]
         for node in graph.node
         if node.op_type == "GatherND" and node.input[0] in constants
-    ]
-    for rows, scales in zip(parts[::2], parts[1::2], strict=True):
-        yield rows.astype(np.float32) * scales
+    )
+    for rows in parts:
+        if rows.dtype == np.uint8:
+            yield 2.0 * np.unpackbits(rows, axis=1, bitorder="little") - 1
+        else:
+            yield rows.astype(np.float32) * next(parts)
 
 
 def _saturation(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> Array:

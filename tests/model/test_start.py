@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,28 @@ def test_no_steps_keep_what_was_fitted(values: dict[str, Any]) -> None:
     assert step == 0
     share = torch.sigmoid(model.gates.bias.detach())
     assert float(share[-1] / share[0]) == pytest.approx(0.6, abs=1e-3)
+
+
+def test_a_refit_makes_a_wider_bag_of_signs(
+    values: dict[str, Any], network_file: Path, tmp_path: Path
+) -> None:
+    run_training(make_settings(TrainSettings, values))
+    bundle = exported(values, "float32")
+    wider = tmp_path / "wider.json"
+    wider.write_text(json.dumps({**json.loads(network_file.read_text()), "bag_dim": 320}))
+    values |= {"start": str(bundle), "out": tmp_path / "second", "network": wider}
+    values |= {"schedule": {"steps": 0, "batch": 32}, "freeze": ["bag.table"]}
+    with pytest.raises(ConfigError, match="another network"):
+        run_training(make_settings(TrainSettings, values))
+    trained, _ = load_checkpoint(
+        run_training(make_settings(TrainSettings, values | {"refit": True}))
+    )
+    before, after = load_bundle(bundle).state_dict(), trained.state_dict()
+    assert torch.equal(before["tokens.weight"], after["tokens.weight"])
+    assert after["bag.table.weight"].shape == (600, 320)
+    assert (after["bag.table.weight"].abs() == 1).all()
+    small = load_bundle(exported(values, "int8"))
+    assert torch.equal(small.state_dict()["bag.table.weight"], after["bag.table.weight"])
 
 
 def test_pieces_of_one_stem_are_one_term() -> None:
