@@ -6,7 +6,7 @@ microseconds to make and no memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -19,7 +19,16 @@ from nexus_vdb.ranking import Rows, best_rows, cut_vectors
 from nexus_vdb.threads import in_threads, one_blas_thread
 from nexus_vdb.types import Floats
 
-__all__ = ["Halves", "Mask", "Scored", "best_of", "floats", "highest", "one_faiss_thread"]
+__all__ = [
+    "Halves",
+    "Mask",
+    "Scored",
+    "best_of",
+    "floats",
+    "highest",
+    "highest_of",
+    "one_faiss_thread",
+]
 
 Halves: TypeAlias = npt.NDArray[np.float16]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -141,6 +150,43 @@ def _view(halves: Halves) -> Any:
     return index
 
 
+def highest_of(
+    halves: Halves,
+    queries: Floats,
+    candidates: Sequence[Rows],
+    k: int,
+    *,
+    slack: float = 0.0,
+    normalize: bool = False,
+) -> list[Scored]:
+    """As `highest`, of other rows for each query: one pass over all rows for many of both.
+
+    Args:
+        halves: float16 `[n, d]`.
+        queries: float32 `[q, d]`.
+        candidates: Rows of each query.
+        k: See `highest`.
+        slack: …
+        normalize: …
+    """
+    slack = max(slack, _ROUNDING)
+    candidates = [np.sort(rows) for rows in candidates]
+
+    def pick(number: int, first: int, scores: Floats) -> Scored:
+        start, end = np.searchsorted(candidates[number], (first, first + len(scores)))
+        rows = candidates[number][start:end]
+        mine = scores[rows - first]
+        best = best_rows(mine, k, slack=slack)
+        return rows[best], mine[best]
+
+    def best(start: int) -> list[Scored]:
+        part = halves[start : start + _BLOCK]
+        products = _products(part, queries, normalize=normalize)
+        return [pick(number, start, scores) for number, scores in enumerate(products)]
+
+    return _in_blocks(best, halves, k, slack=slack)
+
+
 def _by_products(
     halves: Halves,
     queries: Floats,
@@ -162,13 +208,25 @@ def _by_products(
         for scores in _products(part, queries, normalize=normalize):
             best_ones = best_rows(scores, k, slack=slack)
             found.append((rows[best_ones], scores[best_ones]))
+        return found
+
+    return _in_blocks(best, halves, k, slack=slack)
+
+
+def _in_blocks(
+    best: Callable[[int], list[Scored]], halves: Halves, k: int, *, slack: float
+) -> list[Scored]:
+    """The best of what is best in the block of rows from each start on."""
+
+    def block(start: int) -> list[Scored]:
+        found = best(start)
         if halves.nbytes > HELD:
-            let_go(part)
+            let_go(halves[start : start + _BLOCK])
         return found
 
     with one_blas_thread():
         starts = range(0, len(halves), _BLOCK)
-        parts = in_threads(best, starts, threads=faiss.omp_get_max_threads())
+        parts = in_threads(block, starts, threads=faiss.omp_get_max_threads())
     return [best_of(list(mine), k, slack=slack) for mine in zip(*parts, strict=True)]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import faiss
 
-from nexus_vdb.connectors._faiss_halves import Scored, best_of, highest
+from nexus_vdb.connectors._faiss_halves import Scored, best_of, highest, highest_of
 from nexus_vdb.connectors._faiss_lists import Lists
 from nexus_vdb.connectors._faiss_scan import best_codes, scan_lists
 from nexus_vdb.connectors._faiss_state import State, View
@@ -21,8 +21,8 @@ __all__ = ["search"]
 _SHORT_PER_HIT, _SHORT = 8, 128
 """What a narrow cut keeps: of a million texts, 128 lose 0.2 % of the top 10, and 64 lose 0.5 %."""
 
-_TOGETHER, _TOGETHER_EXACT = 16, 256
-"""Queries that share a pass over codes, or over vectors."""
+_TOGETHER, _TOGETHER_WIDE, _TOGETHER_EXACT = 16, 64, 256
+"""Queries that share a pass over codes; over codes, then over all rows; over all rows."""
 
 _MANY = 64
 """Queries that are a bulk job, which lets go of what it has touched: half a megabyte for each row,
@@ -53,11 +53,18 @@ def search(
         small: Let go of what was touched if there are many queries, at the price of speed.
     """
     hits: list[list[Hit]] = []
-    together = _TOGETHER_EXACT if plan.candidates == "exact" else _TOGETHER
+    together = _together(state, plan)
     for start in range(0, len(queries), together):
         some = take_queries(queries, range(start, min(start + together, len(queries))))
         hits += _answers(state, some, plan, where, bulk=small and len(queries) > _MANY)
     return hits
+
+
+def _together(state: State, plan: SearchPlan) -> int:
+    """Queries that share a pass."""
+    if plan.candidates == "exact":
+        return _TOGETHER_EXACT
+    return _TOGETHER_WIDE if _TOGETHER * _count(plan) >= state.count else _TOGETHER
 
 
 def _answers(
@@ -108,6 +115,8 @@ def _near(
     """What finds the best of a query's candidates."""
     units = {cut: cut_vectors(queries.vectors, cut) for cut in plan.cuts}
     candidates = _candidates(state, queries, plan, where)
+    if len(queries) >= _TOGETHER and sum(map(len, candidates)) >= state.count:
+        candidates = _narrowed_together(state, candidates, units, plan.k)
 
     def near(row: int) -> Rows:
         mine = {cut: part[[row]] for cut, part in units.items()}
@@ -154,6 +163,28 @@ def _probed(view: View, lists: Lists, queries: QueryBatch, plan: SearchPlan) -> 
 
 def _count(plan: SearchPlan) -> int:
     return max(int(plan.candidates), plan.k)
+
+
+def _narrowed_together(
+    state: State, candidates: Sequence[Rows], units: Mapping[int, Floats], k: int
+) -> list[Rows]:
+    """The first step of `_narrowed` for all queries, in one pass over all rows."""
+    cut, unit = next(iter(units.items()))
+    keep, slack = (k, _ROUNDING) if len(units) == 1 else (max(_SHORT_PER_HIT * k, _SHORT), 0.0)
+    found: list[list[Scored]] = [[] for _ in candidates]
+    for view, start in state.numbered():
+        segment, end = view.segment, start + view.segment.rows
+        inside = [one[(one >= start) & (one < end)] - start for one in candidates]
+        if segment.prefix is not None and cut == segment.prefix.shape[1]:
+            best = highest_of(segment.prefix.whole(), unit, inside, keep, slack=slack)
+        else:
+            halves = segment.vectors.whole()[:, :cut]
+            by_row, whole = list(map(segment.rows_at, inside)), cut == segment.vectors.shape[1]
+            best = highest_of(halves, unit, by_row, keep, slack=slack, normalize=not whole)
+            best = [(segment.places_of(rows), scores) for rows, scores in best]
+        for mine, (places, scores) in zip(found, best, strict=True):
+            mine.append((places + start, scores))
+    return [best_of(parts, keep, slack=slack)[0] for parts in found]
 
 
 def _narrowed(state: State, places: Rows, units: Mapping[int, Floats], k: int) -> Rows:

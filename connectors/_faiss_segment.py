@@ -138,6 +138,10 @@ class Segment:
         """What is known of each row, for each place."""
         return mask if self._order is None else np.asarray(mask[self._order.whole()[: self.rows]])
 
+    def places_of(self, rows: Rows) -> Rows:
+        """The place of each row."""
+        return rows if self._order is None else np.asarray(self._places(rows))
+
     def by_row(self, values: npt.NDArray[Any], rows: Rows | slice) -> npt.NDArray[Any]:
         """What is known of each place, for some rows."""
         return np.asarray(values[self._places(rows)])

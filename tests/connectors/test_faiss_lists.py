@@ -12,8 +12,10 @@ from nexus_vdb.connectors._faiss_scan import HashScan, table_scores
 from nexus_vdb.connectors.faiss import FaissStore
 from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.errors import StoreCorrupt, StoreError
+from nexus_vdb.filters import Range
 from nexus_vdb.hashing import ItqHash, asymmetric_scores, hamming, pack, signs
 from nexus_vdb.ranking import cut_vectors
+from nexus_vdb.records import take_queries
 from nexus_vdb.testing.compare import Pair
 from nexus_vdb.testing.store import StoreContract, sample_records
 from nexus_vdb.types import Floats, QueryBatch, Records, SearchPlan, StoreSchema
@@ -135,6 +137,21 @@ def test_a_batch_is_probed_as_its_queries_are(filled: Filled) -> None:
         one = QueryBatch(filled.queries.vectors[part], logits, codes)
         (alone,) = filled.pair.store.search(one, plan)
         assert [hit.id for hit in alone] == [hit.id for hit in together[row]]
+
+
+@pytest.mark.parametrize("cuts", [(64, 96), (96,), (64,), (32, 96)])
+def test_many_candidates_are_compared_in_one_pass_with_the_same_answer(
+    filled: Filled, cuts: tuple[int, ...]
+) -> None:
+    store = filled.pair.store
+    store.delete(ids=filled.records.ids[::7])
+    store.upsert(replace(filled.records, vectors=near_each_other(6000, seed=2)))
+    store.delete(ids=filled.records.ids[::5])
+    plan = SearchPlan(10, 500, cuts)
+    for where in (None, Range(("index",), lt=4000)):
+        together = store.search(filled.queries, plan, where)  # 20 queries x 500 > 4,800 rows
+        ones = [store.search(take_queries(filled.queries, [n]), plan, where) for n in range(20)]
+        assert together == [hits for (hits,) in ones]
 
 
 def test_k_hits_are_found_where_lists_hold_fewer(filled: Filled) -> None:
