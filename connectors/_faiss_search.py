@@ -24,6 +24,9 @@ _SHORT_PER_HIT, _SHORT = 8, 128
 _TOGETHER, _TOGETHER_WIDE, _TOGETHER_EXACT = 16, 64, 256
 """Queries that share a pass over codes; over codes, then over all rows; over all rows."""
 
+_WIDE = 1 << 22
+"""Candidates held at a time where more than `_TOGETHER` queries share a pass: 120 MB."""
+
 _MANY = 64
 """Queries that are a bulk job, which lets go of what it has touched: half a megabyte for each row,
 where the system keeps files in large pieces."""
@@ -64,7 +67,9 @@ def _together(state: State, plan: SearchPlan) -> int:
     """Queries that share a pass."""
     if plan.candidates == "exact":
         return _TOGETHER_EXACT
-    return _TOGETHER_WIDE if _TOGETHER * _count(plan) >= state.count else _TOGETHER
+    if _TOGETHER * _count(plan) < state.count:
+        return _TOGETHER
+    return min(max(_WIDE // _count(plan), _TOGETHER), _TOGETHER_WIDE)
 
 
 def _answers(
