@@ -178,7 +178,10 @@ def _load_start(model: NexusModel, settings: TrainSettings) -> None:
     other = load_bundle(folder)
     free = {"dropout", "bag_dim"} if settings.refit else {"dropout"}
     if other.config.model_dump(exclude=free) != model.config.model_dump(exclude=free):
-        raise ConfigError(f"{settings.network} is another network than that of {folder}")
+        raise ConfigError(
+            f"{settings.network} is another network than that of {folder}",
+            hint="take the settings of its config.json; with refit = true, bag_dim may differ",
+        )
     if (folder / "tokenizer.model").read_bytes() != settings.tokenizer.read_bytes():
         raise ConfigError(
             f"{settings.tokenizer} is another tokenizer than that of {folder}",
