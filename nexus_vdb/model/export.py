@@ -137,7 +137,9 @@ def export_onnx(model: NexusModel, path: Path, *, int8_tables: bool = False) -> 
     assert program is not None
     outputs = set(map(id, program.model.graph.outputs))
     for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
         for value in node.outputs:
+            value.metadata_props.clear()
             # The exporter names a look-up in a table "embedding", as we name an output.
             if value.name in OUTPUTS and id(value) not in outputs:
                 value.name = f"{value.name}_lookup"

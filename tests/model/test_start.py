@@ -82,6 +82,14 @@ def test_the_shipped_bundle_is_alike_on_every_processor() -> None:
     assert cosines.min() > 0.999  # not so where eight-bit weights overflow
 
 
+def test_a_bundle_names_no_path_of_the_machine(values: dict[str, Any]) -> None:
+    run_training(make_settings(TrainSettings, values))
+    for bundle in (find_bundle(), exported(values, "int8")):
+        octets = (bundle / "model.onnx").read_bytes()
+        assert b"site-packages" not in octets
+        assert b"network.py" not in octets
+
+
 def test_a_run_starts_from_a_bundle_and_leaves_frozen_parts(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
