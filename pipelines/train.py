@@ -147,6 +147,8 @@ def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings, bar: 
     if settings.start:
         _load_start(model, settings)
         if not settings.refit:
+            if settings.bag_steps:
+                raise ConfigError("bag_steps would fit the bag anew", hint="say so: refit = true")
             return
     else:
         if prepared.pieces is not None:
