@@ -134,6 +134,9 @@ def test_a_refit_makes_a_wider_bag_of_signs(
     wider.write_text(json.dumps({**json.loads(network_file.read_text()), "bag_dim": 320}))
     values |= {"start": str(bundle), "out": tmp_path / "second", "network": wider}
     values |= {"schedule": {"steps": 0, "batch": 32}, "freeze": ["bag.table"]}
+    kept = values | {"network": network_file, "bag_steps": 3}
+    with pytest.raises(ConfigError, match="bag_steps would fit the bag anew"):
+        run_training(make_settings(TrainSettings, kept))
     with pytest.raises(ConfigError, match="another network"):
         run_training(make_settings(TrainSettings, values))
     trained, _ = load_checkpoint(
