@@ -89,6 +89,10 @@ class Lists:
         places = np.arange(int(sizes.sum())) + np.repeat(shifts, sizes)
         return [slice(*pair) for pair in zip(begins.tolist(), ends.tolist(), strict=True)], places
 
+    def of(self, places: Rows) -> Numbers:
+        """The list of each place."""
+        return np.searchsorted(self.starts, places, side="right") - 1
+
 
 def read_lists(path: Path) -> Lists:
     """The lists in a file.

@@ -33,6 +33,7 @@ from nexus_vdb.checks import (
     check_vectors,
 )
 from nexus_vdb.connectors._faiss_check import sum_name
+from nexus_vdb.connectors._faiss_depths import depths
 from nexus_vdb.connectors._faiss_files import (
     Manifest,
     as_store_error,
@@ -236,6 +237,15 @@ class FaissStore:
         """The segments and what is deleted of them."""
         segments = self._state.manifest.segments
         return " ".join(f"{entry.name}-{entry.rows}-{entry.dead}" for entry in segments)
+
+    def depths(
+        self, queries: QueryBatch, ids: Sequence[Sequence[str]], probes: Sequence[float]
+    ) -> list[Rows]:
+        """For each query how many candidates it takes to have these records among them."""
+        state = self._state
+        row_of = state.rows_of_ids([id_ for some in ids for id_ in some])
+        rows = [np.array([row_of[id_] for id_ in some], dtype=np.int64) for some in ids]
+        return depths(state, queries, rows, probes)
 
     # Writing
 

@@ -1,8 +1,10 @@
 """What "auto" rests on: how much of the exact answer a store finds, by candidates and probes.
 
-Measured by searching the store itself, so that everything a store does is in it, and kept as its
-meta value "calibration": `n` records at the time, `queries`, and `points`, each with `candidates`,
-`probes`, `recall` of the exact top 10, and the standard `error` of that.
+Measured by searching the store itself, so that everything a store does is in it. Of a store that
+can tell how deep the exact answers lie (`SupportsDepths`) that says all but what is lost after the
+hash, for which one search of a few queries is enough. Kept as the meta value "calibration": `n`
+records at the time, `queries`, and `points`, each with `candidates`, `probes`, `recall` of the
+exact top 10, and the standard `error` of that.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nexus_vdb.interfaces import Encoder, Store, SupportsSample
-from nexus_vdb.ranking import TIE
-from nexus_vdb.records import join_records, take_records
+from nexus_vdb.interfaces import Encoder, Store, SupportsDepths, SupportsSample
+from nexus_vdb.ranking import TIE, Rows
+from nexus_vdb.records import join_records, take_queries, take_records
 from nexus_vdb.search import (
     EXACT_BELOW,
     EXACT_SHARE,
@@ -52,6 +54,7 @@ _WORTH = 0.002  # gained by twice the candidates; below, what is lost is lost el
 _BETWEEN = (0.95, 0.98)  # targets around which candidates are told apart more finely
 _TARGETS = (0.9, 0.95, 0.98, 0.99)
 _PROBES = (0.03, 0.1, 0.3)
+_SETTLED = 100  # queries that show what is lost after the hash
 _SEARCHES, _FOR_PROBES = 15, len(_PROBES) + len(_TARGETS)
 
 
@@ -101,7 +104,8 @@ def calibrate(store: Store, queries_of: QueriesOf, *, seed: int = 0) -> dict[str
     """Measure recall over candidates and probes, and keep it as the meta value "calibration".
 
     Queries are made of some of the store's records; a record is left out of its own answer. They
-    are searched exactly once, and then at most fifteen times with few candidates or probes.
+    are searched exactly once, and then at most fifteen times with few candidates or probes; some of
+    them once where the store has `depths`.
 
     Args:
         store: Has a hash and more than ten records.
@@ -116,6 +120,7 @@ def calibrate(store: Store, queries_of: QueriesOf, *, seed: int = 0) -> dict[str
     measure = _Measure(store, queries_of(own), own.ids)
     _over_candidates(measure, count)
     _over_probes(measure, count)
+    measure.settle()
     points = sorted(measure.points, key=lambda point: cost(point, count))
     found = {"n": count, "queries": len(own), "points": points}
     store.set_meta("calibration", found)
@@ -123,7 +128,7 @@ def calibrate(store: Store, queries_of: QueriesOf, *, seed: int = 0) -> dict[str
 
 
 class _Measure:
-    """Searches a store with the same queries again and again.
+    """What a store finds of the same queries' answers, again and again.
 
     Args:
         store: What is measured.
@@ -134,9 +139,15 @@ class _Measure:
     def __init__(self, store: Store, queries: QueryBatch, own: Sequence[str]) -> None:
         self._store, self._queries, self._own = store, queries, own
         self._cuts = store.info().schema.cuts
-        exact = self._scores(SearchPlan(_TOP + 1, "exact", self._cuts))
+        exact = self._hits(SearchPlan(_TOP + 1, "exact", self._cuts))
         # By score and not by id: of equal texts it does not matter which are found.
-        self._right = [(len(scores), min(scores, default=0) - TIE) for scores in exact]
+        self._right = [
+            (len(hits), min((hit.score for hit in hits), default=0) - TIE) for hits in exact
+        ]
+        self._depths = None
+        if isinstance(store, SupportsDepths):
+            ids = [[hit.id for hit in hits] for hits in exact]
+            self._depths = store.depths(queries, ids, (*_PROBES, 1.0))
         self.points: list[Point] = []
 
     @property
@@ -149,9 +160,10 @@ class _Measure:
         for point in self.points:
             if (point["candidates"], point["probes"]) == (candidates, probes):
                 return point
-        found = self._scores(SearchPlan(_TOP + 1, candidates, self._cuts, probes=probes))
-        pairs = zip(found, self._right, strict=True)
-        shares = [sum(one >= least for one in scores) / max(n, 1) for scores, (n, least) in pairs]
+        if self._depths is None:
+            shares = self._found(candidates, probes)
+        else:
+            shares = self._held(self._depths, candidates, probes)
         point = {
             "candidates": candidates,
             "probes": probes,
@@ -161,14 +173,42 @@ class _Measure:
         self.points.append(point)
         return point
 
-    def _scores(self, plan: SearchPlan) -> list[list[float]]:
-        """Of the ten best hits of each query but the record that it was made of."""
-        answers = self._store.search(self._queries, plan)
-        return [_others(hits, own) for hits, own in zip(answers, self._own, strict=True)]
+    def settle(self) -> None:
+        """Take off what a search loses besides, where points are of depths."""
+        if self._depths is None:
+            return
+        good = [point for point in self.points if point["recall"] >= _BETWEEN[-1]] or self.points
+        tried = min(good, key=lambda point: cost(point, self._store.count()))
+        candidates, probes = tried["candidates"], tried["probes"]
+        held = self._held(self._depths[:_SETTLED], candidates, probes)
+        found = self._found(candidates, probes, first=_SETTLED)
+        lost = max(float(np.mean(held) - np.mean(found)), 0.0)
+        for point in self.points:
+            point["recall"] = round(max(point["recall"] - lost, 0.0), 5)
 
+    def _held(self, depths: Sequence[Rows], candidates: int, probes: float) -> list[float]:
+        """For each query the share of the answers that are among so many candidates."""
+        place = (*_PROBES, 1.0).index(probes)
+        return [
+            float(np.mean(mine[:, place] <= candidates)) if len(mine) else 0.0 for mine in depths
+        ]
 
-def _others(hits: Sequence[Hit], own: str) -> list[float]:
-    return [hit.score for hit in hits if hit.id != own][:_TOP]
+    def _found(self, candidates: int, probes: float, first: int = _QUERIES) -> list[float]:
+        """For each of the first queries the share of the answers that a search finds."""
+        found = self._hits(SearchPlan(_TOP + 1, candidates, self._cuts, probes=probes), first)
+        return [
+            sum(hit.score >= least for hit in hits) / max(count, 1)
+            for hits, (count, least) in zip(found, self._right[:first], strict=True)
+        ]
+
+    def _hits(self, plan: SearchPlan, first: int = _QUERIES) -> list[list[Hit]]:
+        """Of each of the first queries the ten best hits but the record that it was made of."""
+        own = self._own[:first]
+        answers = self._store.search(take_queries(self._queries, range(len(own))), plan)
+        return [
+            [hit for hit in hits if hit.id != mine][:_TOP]
+            for hits, mine in zip(answers, own, strict=True)
+        ]
 
 
 def _over_candidates(measure: _Measure, count: int) -> None:

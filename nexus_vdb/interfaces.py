@@ -31,6 +31,7 @@ __all__ = [
     "Source",
     "Store",
     "SupportsCheck",
+    "SupportsDepths",
     "SupportsHeads",
     "SupportsIds",
     "SupportsOptimize",
@@ -225,6 +226,26 @@ class SupportsSample(Protocol):
 
     def sample(self, count: int, *, seed: int = 0) -> Records:
         """`count` different records drawn evenly from the whole store; all, if it has fewer."""
+
+
+@runtime_checkable
+class SupportsDepths(Protocol):
+    """A store that can tell what a search by hash would find, without making it."""
+
+    def depths(
+        self, queries: QueryBatch, ids: Sequence[Sequence[str]], probes: Sequence[float]
+    ) -> list[npt.NDArray[np.int64]]:
+        """How many candidates it takes to have some records among them.
+
+        Args:
+            queries: What is looked for.
+            ids: Of each query: records that are there.
+            probes: Shares of the lists that a search visits, rising.
+
+        Returns:
+            For each query `[k, p]`; more than there are records where the lists visited do not
+            have the record.
+        """
 
 
 @runtime_checkable

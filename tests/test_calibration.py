@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from nexus_vdb.calibration import (
     queries_as_asked,
     sample_of,
 )
+from nexus_vdb.connectors.faiss import FaissStore
 from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.filters import Filter
 from nexus_vdb.hashing import ItqHash, asymmetric_scores, pack
+from nexus_vdb.interfaces import Store
 from nexus_vdb.records import take_records
 from nexus_vdb.search import make_plan
 from nexus_vdb.testing.encoder import FakeEncoder
@@ -73,7 +76,7 @@ def points() -> Floats:
     return unit
 
 
-def fill(store: MemoryStore) -> tuple[Records, ItqHash]:
+def fill(store: Store) -> tuple[Records, ItqHash]:
     vectors = points()
     itq = ItqHash.fit(vectors, iterations=5)
     sample = sample_records(COUNT, dim=128)
@@ -167,6 +170,35 @@ def test_fewer_lists_are_probed_where_that_is_enough(monkeypatch: pytest.MonkeyP
     plan = make_plan(store.info(), target_recall=0.9)
     assert plan.probes in {point["probes"] for point in few}
     assert make_plan(store.info(), target_recall=0.9, matching=COUNT).probes == 1
+
+
+def test_what_depths_say_is_what_searches_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("_faiss_write", "_faiss_state"):
+        monkeypatch.setattr(f"nexus_vdb.connectors.{module}.LISTED", 100)
+    store = FaissStore.open(f"faiss://{tmp_path / 'store'}", StoreSchema(128, (64, 128)))
+    fill(store)
+    asked: list[Records] = []
+
+    def queries_of(some: Records) -> QueryBatch:
+        asked.append(some)
+        return queries_as_asked(store.info(), None)(some)
+
+    def found(plan: SearchPlan) -> list[set[str]]:
+        answers = store.search(queries_of(asked[0]), plan)
+        return [
+            set([hit.id for hit in hits if hit.id != own][:10])
+            for hits, own in zip(answers, asked[0].ids, strict=True)
+        ]
+
+    calibration = calibrate(store, queries_of)
+    assert any(point["probes"] < 1 for point in calibration["points"])
+    exact = found(SearchPlan(11, "exact", (64, 128)))
+    for point in calibration["points"]:
+        plan = SearchPlan(11, point["candidates"], (64, 128), probes=point["probes"])
+        shares = [len(mine & right) / 10 for mine, right in zip(found(plan), exact, strict=True)]
+        assert point["recall"] == pytest.approx(np.mean(shares), abs=0.005)
 
 
 class DrawingStore(MemoryStore):

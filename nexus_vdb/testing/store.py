@@ -20,8 +20,9 @@ from nexus_vdb.errors import (
     StoreNotFound,
 )
 from nexus_vdb.filters import parse_filter
-from nexus_vdb.hashing import pack
+from nexus_vdb.hashing import asymmetric_scores, pack
 from nexus_vdb.interfaces import (
+    SupportsDepths,
     SupportsIds,
     SupportsOptimize,
     SupportsRecode,
@@ -325,6 +326,19 @@ class StoreContract:
             assert_same_records(sample, pair.reference.get(sample.ids))
         assert {id_ for sample in samples for id_ in sample.ids} == set(pair.store.sample(999).ids)
         assert len(pair.store.sample(999)) == 160
+
+    def test_depths_are_ranks_by_the_hash(self, pair: Pair) -> None:
+        if not isinstance(pair.store, SupportsDepths):
+            pytest.skip("this store does not tell depths")
+        for store in (pair.store, pair.reference):
+            store.delete(ids=[sample_id(number) for number in range(0, 240, 3)])
+        queries, records = sample_queries(4), join_records(list(pair.reference.scan()))
+        scores = asymmetric_scores(queries.hash_logits, records.codes)
+        found = pair.store.depths(queries, [records.ids[:20], [], records.ids[-1:], []], (1.0,))
+        for mine, row, ranked in ((found[0], 0, range(20)), (found[2], 2, [len(records) - 1])):
+            expected = [int((scores[row] >= scores[row, one] - 1e-4).sum()) for one in ranked]
+            assert mine.tolist() == [[depth] for depth in expected]
+        assert [len(mine) for mine in found] == [20, 0, 1, 0]
 
     def test_recoding(self, pair: Pair, store_url: str) -> None:
         if not isinstance(pair.store, SupportsRecode):

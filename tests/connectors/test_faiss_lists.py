@@ -15,7 +15,7 @@ from nexus_vdb.errors import StoreCorrupt, StoreError
 from nexus_vdb.filters import Range
 from nexus_vdb.hashing import ItqHash, asymmetric_scores, hamming, pack, signs
 from nexus_vdb.ranking import cut_vectors
-from nexus_vdb.records import take_queries
+from nexus_vdb.records import take_queries, take_records
 from nexus_vdb.testing.compare import Pair
 from nexus_vdb.testing.store import StoreContract, sample_records
 from nexus_vdb.types import Floats, QueryBatch, Records, SearchPlan, StoreSchema
@@ -152,6 +152,31 @@ def test_many_candidates_are_compared_in_one_pass_with_the_same_answer(
         together = store.search(filled.queries, plan, where)  # 20 queries x 500 > 4,800 rows
         ones = [store.search(take_queries(filled.queries, [n]), plan, where) for n in range(20)]
         assert together == [hits for (hits,) in ones]
+
+
+@pytest.mark.parametrize(("added", "probes"), [(0, (0.02, 0.3, 1.0)), (50, (1.0,))])
+def test_a_record_is_found_from_its_depth_on(
+    filled: Filled, added: int, probes: tuple[float, ...]
+) -> None:
+    store, ids = filled.pair.store, filled.records.ids
+    assert isinstance(store, FaissStore)
+    store.delete(ids=ids[::7])
+    store.upsert(take_records(filled.records, range(1, added)))
+    asked = [ids[1 + 7 * number :: 700] for number in range(20)]
+    depths = store.depths(filled.queries, asked, probes)
+    assert all(len(mine) == 9 for mine in depths)
+    for place, share in enumerate(probes):
+        for row, some in enumerate(asked):
+            query = take_queries(filled.queries, [row])
+            for id_, depth in zip(some, depths[row][:, place].tolist(), strict=True):
+                for count in (depth, depth - 3):  # near ties count as no worse
+                    if 0 < count <= len(ids):
+                        plan = SearchPlan(count, count, (96,), probes=share)
+                        found = {hit.id for hit in store.search(query, plan)[0]}
+                        assert (id_ in found) == (count == depth)
+    held = np.mean(np.concatenate(depths) <= len(ids), axis=0)
+    assert held[-1] == 1
+    assert (np.diff(held) > 0).all()
 
 
 def test_k_hits_are_found_where_lists_hold_fewer(filled: Filled) -> None:
