@@ -177,8 +177,7 @@ class _Measure:
         """Take off what a search loses besides, where points are of depths."""
         if self._depths is None:
             return
-        good = [point for point in self.points if point["recall"] >= _BETWEEN[-1]] or self.points
-        tried = min(good, key=lambda point: cost(point, self._store.count()))
+        tried = max(self.points, key=lambda point: int(point["candidates"]))  # most to lose among
         candidates, probes = tried["candidates"], tried["probes"]
         held = self._held(self._depths[:_SETTLED], candidates, probes)
         found = self._found(candidates, probes, first=_SETTLED)

@@ -172,12 +172,13 @@ def test_fewer_lists_are_probed_where_that_is_enough(monkeypatch: pytest.MonkeyP
     assert make_plan(store.info(), target_recall=0.9, matching=COUNT).probes == 1
 
 
-def test_what_depths_say_is_what_searches_find(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cuts", "most_too_low"), [((128,), 0.003), ((64, 128), 0.02)])
+def test_depths_do_not_say_more_than_searches_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: tuple[int, ...], most_too_low: float
 ) -> None:
     for module in ("_faiss_write", "_faiss_state"):
         monkeypatch.setattr(f"nexus_vdb.connectors.{module}.LISTED", 100)
-    store = FaissStore.open(f"faiss://{tmp_path / 'store'}", StoreSchema(128, (64, 128)))
+    store = FaissStore.open(f"faiss://{tmp_path / 'store'}", StoreSchema(128, cuts))
     fill(store)
     asked: list[Records] = []
 
@@ -194,11 +195,12 @@ def test_what_depths_say_is_what_searches_find(
 
     calibration = calibrate(store, queries_of)
     assert any(point["probes"] < 1 for point in calibration["points"])
-    exact = found(SearchPlan(11, "exact", (64, 128)))
+    exact = found(SearchPlan(11, "exact", cuts))
     for point in calibration["points"]:
-        plan = SearchPlan(11, point["candidates"], (64, 128), probes=point["probes"])
+        plan = SearchPlan(11, point["candidates"], cuts, probes=point["probes"])
         shares = [len(mine & right) / 10 for mine, right in zip(found(plan), exact, strict=True)]
-        assert point["recall"] == pytest.approx(np.mean(shares), abs=0.005)
+        # What 64 dimensions lose of many candidates is taken off those of few as well.
+        assert -0.005 <= np.mean(shares) - point["recall"] <= most_too_low
 
 
 class DrawingStore(MemoryStore):
