@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from nexus_vdb.chunking import chunk_id
 from nexus_vdb.collection import Collection
-from nexus_vdb.pipelines.copy import checksum, copy
+from nexus_vdb.pipelines._checksum import checksum
+from nexus_vdb.pipelines.copy import copy
 from nexus_vdb.registry import open_store
 from nexus_vdb.types import Records, StoreSchema
 

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from nexus_vdb.errors import StoreCorrupt, StoreError
 from nexus_vdb.folders import fsync_folder, write_durably
 from nexus_vdb.ranking import Rows
-from nexus_vdb.tables import table_schema
+from nexus_vdb.tables import grouped, table_schema
 from nexus_vdb.types import StoreSchema
 
 __all__ = [
@@ -153,7 +153,8 @@ def write_part(path: Path, tables: Iterable[Any], schema: StoreSchema) -> int:
             use_byte_stream_split=["vector.list.element"],
             write_statistics=["id", "document_id", "ordinal"],
         ) as writer:
-            for table in _groups(tables):
+            for group in grouped(tables, GROUP):
+                table = pa.Table.from_batches(group)
                 writer.write_table(table, row_group_size=GROUP)
                 rows += len(table)
         file.flush()
@@ -169,17 +170,6 @@ def write_part(path: Path, tables: Iterable[Any], schema: StoreSchema) -> int:
 def _columns(schema: StoreSchema, facts: dict[str, Any]) -> Any:
     value = {"format": FORMAT, "schema": asdict(schema), **facts}
     return table_schema(schema.dim).with_metadata({_KEY: json.dumps(value)})
-
-
-def _groups(tables: Iterable[Any]) -> Iterator[Any]:
-    held: list[Any] = []
-    for table in tables:
-        held.append(table)
-        if sum(map(len, held)) >= GROUP:
-            yield pa.Table.from_batches(held)
-            held = []
-    if held:
-        yield pa.Table.from_batches(held)
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ Between stores that both know this form, nothing becomes a Python object on its 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -27,7 +27,9 @@ from nexus_vdb.types import Floats, Records
 
 __all__ = [
     "codes_of",
+    "grouped",
     "hex_array",
+    "joined",
     "records_of",
     "scan_tables",
     "table_of",
@@ -140,6 +142,23 @@ def scan_tables(store: Store, batch_size: int) -> Iterator[Any]:
     if isinstance(store, SupportsTables):
         return store.scan_tables(batch_size)
     return map(table_of, store.scan(batch_size))
+
+
+def grouped(tables: Iterable[Any], rows: int) -> Iterator[list[Any]]:
+    """Arrow batches in lists that have so many rows together, but for the last."""
+    held: list[Any] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= rows:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def joined(tables: Sequence[Any]) -> Any:
+    """Several Arrow batches as one."""
+    return tables[0] if len(tables) == 1 else pa.concat_batches(tables)
 
 
 def upsert_table(store: Store, table: Any) -> None:

@@ -10,28 +10,24 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cache
-from hashlib import blake2b
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from nexus_vdb.collection import Collection
 from nexus_vdb.errors import FingerprintMismatch
 from nexus_vdb.interfaces import Store, SupportsOptimize
+from nexus_vdb.pipelines._checksum import Checksum, checksum
 from nexus_vdb.reports import CopyReport
 from nexus_vdb.stages import ahead
-from nexus_vdb.tables import scan_tables, upsert_table, vectors_of
+from nexus_vdb.tables import grouped, joined, scan_tables, upsert_table
 from nexus_vdb.types import StoreInfo
 
-__all__ = ["Checksum", "checksum", "copy"]
+__all__ = ["copy"]
 
 Progress: TypeAlias = Callable[[CopyReport], None]
-Words = npt.NDArray[np.uint64]
 
-_BATCH = 8192
+_BATCH = 16_384  # records written in one call: that many make a part no store need merge soon
 _TIDY = 5  # a store that has grown by a fifth is worth tidying up
 
 
@@ -89,7 +85,7 @@ class _Job:
         elif not same_hash and target.meta.get("hash"):
             self._target.set_meta("hash", None)  # while there are codes of both
         listed = bool(target.count) and same_hash and not self._overwrite
-        with closing(ahead(_scan(self._source))) as tables:
+        with closing(ahead(self._scan())) as tables:
             for table in tables:
                 self._write(table, listed=listed)
                 progress(self._report)
@@ -98,9 +94,14 @@ class _Job:
                     return
         self._finish(source, settled=same_hash or not target.count)
 
+    def _scan(self) -> Generator[Any, None, None]:
+        for tables in grouped(scan_tables(self._source, _BATCH), _BATCH):
+            table = joined(tables)
+            if self._sum is not None:
+                self._sum.add(table)
+            yield table
+
     def _write(self, table: Any, *, listed: bool) -> None:
-        if self._sum is not None:
-            self._sum.add(table)
         new = _absent(self._target, table) if listed else table
         if len(new):
             upsert_table(self._target, new)
@@ -126,10 +127,6 @@ class _Job:
         for key in sorted(meta, key=lambda name: (name == "hash", name)):
             if there.get(key) != meta[key]:
                 self._target.set_meta(key, meta[key])
-
-
-def _scan(store: Store) -> Generator[Any, None, None]:
-    yield from scan_tables(store, _BATCH)
 
 
 def _absent(store: Store, table: Any) -> Any:
@@ -158,75 +155,3 @@ def _check_hash(source: StoreInfo, target: StoreInfo, *, overwrite: bool) -> boo
             hint="copy into a new store; or write every record anew with --overwrite",
         )
     return same
-
-
-@dataclass(slots=True)
-class Checksum:
-    """Of records in whatever order: their ids, texts, content hashes, codes and vectors.
-
-    Attributes:
-        count: Records.
-        exact: With every bit of the vectors as float32.
-        half: With the vectors rounded to float16, which is what some stores keep.
-    """
-
-    count: int = 0
-    exact: int = 0
-    half: int = 0
-
-    def add(self, table: Any) -> None:
-        """Take in an Arrow batch of records."""
-        keys, vectors = _key_words(table), vectors_of(table) + np.float32(0)  # no negative zeros
-        self.count += len(table)
-        self.exact = (self.exact + _total(keys, vectors)) % 2**64
-        self.half = (self.half + _total(keys, vectors.astype(np.float16))) % 2**64
-
-    def shared(self, other: Checksum) -> tuple[str, str] | None:
-        """The precision to which both are equal, and the sum in hex digits; None if at none."""
-        if self.count == other.count and self.exact == other.exact:
-            return "float32", f"{self.exact:016x}"
-        if self.count == other.count and self.half == other.half:
-            return "float16", f"{self.half:016x}"
-        return None
-
-
-def checksum(store: Store) -> Checksum:
-    """The checksum of all that a store holds; reads it once."""
-    total = Checksum()
-    for table in scan_tables(store, _BATCH):
-        total.add(table)
-    return total
-
-
-_KEYS = ("id", "document_id", "ordinal", "content_hash", "code", "text")
-
-
-def _key_words(table: Any) -> Words:
-    """A digest of all but the vectors, and of metadata, which a store may write otherwise."""
-    columns = zip(*(table.column(name).to_pylist() for name in _KEYS), strict=True)
-    digests = [blake2b("\0".join(map(str, row)).encode(), digest_size=8) for row in columns]
-    return np.frombuffer(b"".join(one.digest() for one in digests), dtype="<u8")
-
-
-def _total(keys: Words, vectors: npt.NDArray[np.floating[Any]]) -> int:
-    """Sum over the rows of a digest of key and vector."""
-    octets = np.ascontiguousarray(vectors).view(np.uint8)
-    padded = np.pad(octets, ((0, 0), (0, -octets.shape[1] % 8)))
-    words = padded.view("<u8")
-    with np.errstate(over="ignore"):
-        return int(_mixed(keys + _mixed(words @ _factors(words.shape[1]))).sum())
-
-
-@cache
-def _factors(count: int) -> Words:
-    return np.random.default_rng(0).integers(0, 2**63, count, dtype=np.uint64) * 2 + 1
-
-
-def _mixed(words: Words) -> Words:
-    # The finalizer of SplitMix64 (Steele et al. 2014): every bit in moves half of the bits out.
-    words = (words ^ (words >> _SHIFTS[0])) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> _SHIFTS[1])) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> _SHIFTS[2])
-
-
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))

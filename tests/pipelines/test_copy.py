@@ -15,7 +15,8 @@ import pytest
 import nexus_vdb as nx
 from nexus_vdb.cli import run
 from nexus_vdb.pipelines import copy as job
-from nexus_vdb.pipelines.copy import checksum, copy
+from nexus_vdb.pipelines._checksum import _are_halves, checksum
+from nexus_vdb.pipelines.copy import copy
 from nexus_vdb.registry import open_store
 from nexus_vdb.reports import CopyReport
 from nexus_vdb.testing.compare import assert_same_records
@@ -248,3 +249,14 @@ def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "1 records copied, 4 were there already; " in told.out
     assert "--overwrite writes all of them again" in told.err
     assert run(["copy", *urls, "--verify", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    "number", [0.0, 0.5, -0.1, 2.0**-14, 2.0**-24, 3 * 2.0**-24, 1.5 * 2.0**-24, 2.0**-30, 1e-5]
+)
+def test_halves_are_known_from_floats(number: float) -> None:
+    vectors = np.full((2, 3), 0.25, dtype=np.float32)
+    vectors[1, 2] = number
+    halves = vectors.astype(np.float16)
+    assert _are_halves(vectors) == (halves == vectors).all()
+    assert _are_halves(halves.astype(np.float32))
