@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from nexus_vdb.corpus import FieldMap, Row, RowFile, RowSource
+from nexus_vdb.corpus import Block, FieldMap, Row, RowFile, RowSource
 from nexus_vdb.errors import SourceError
 from nexus_vdb.filesystems import display_name
 
@@ -51,7 +51,8 @@ class ParquetSource(RowSource):
     def rows(self) -> Iterator[Row]:
         """One row for each row."""
         for path in self._paths:
-            yield from self._file(path)
+            for some in self._file(path):
+                yield from some.rows() if isinstance(some, Block) else (some,)
 
     def files(self) -> Iterator[RowFile]:
         """The files apart."""
@@ -65,15 +66,14 @@ class ParquetSource(RowSource):
         except _DAMAGE as error:
             raise _unreadable(display_name(self._filesystem, path), 0, error) from error
 
-    def _file(self, path: str) -> Iterator[Row]:
+    def _file(self, path: str) -> Iterator[Row | Block]:
         name = display_name(self._filesystem, path)
         number = 0
         try:
             with self._filesystem.open_input_file(path) as file:
                 for batch in _batches(file):
-                    for value, problem in _values(batch, self.fields.vector):
-                        number += 1
-                        yield Row(name, number, -1, value, problem=problem)
+                    yield from _rows(name, number + 1, batch, self.fields.vector)
+                    number += len(batch)
         except _DAMAGE as error:
             raise _unreadable(name, number, error) from error
 
@@ -93,32 +93,23 @@ def _batches(file: Any) -> Iterator[pa.RecordBatch]:
         yield from parquet.iter_batches(_ROWS, row_groups=[group], use_threads=False)
 
 
-def _values(
-    batch: pa.RecordBatch, vector: str | None
-) -> Iterator[tuple[Mapping[str, Any] | None, str]]:
-    """Python values by column name of each row, or why there are none."""
-    vectors = None
-    if vector is not None and vector in batch.schema.names:
-        column = batch.schema.get_field_index(vector)
-        vectors = _arrays(batch.column(column))
-        batch = batch.remove_column(column)
-    for index, (value, problem) in enumerate(_plain(batch)):
-        if value is not None and vector is not None and vectors is not None:
-            value[vector] = vectors[index]
-        yield value, problem
-
-
-def _plain(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any] | None, str]]:
+def _rows(
+    name: str, number: int, batch: pa.RecordBatch, vector: str | None
+) -> Iterator[Row | Block]:
+    """The rows of a batch that begins with this number, in one block if Python can hold them."""
     batch = _microseconds(batch)
-    names = batch.schema.names
     try:
-        columns = [_pylist(column) for column in batch.columns]
-        rows = list(zip(*columns, strict=True)) if columns else [()] * len(batch)
+        columns = {
+            field.name: _arrays(column) if field.name == vector else _pylist(column)
+            for field, column in zip(batch.schema, batch.columns, strict=True)
+        }
     except (ValueError, OverflowError, pa.ArrowException):
-        yield from _one_by_one(batch)
+        yield from _one_by_one(name, number, batch, vector)
+        return
+    if columns:
+        yield Block(name, number, columns)
     else:
-        for values in rows:
-            yield dict(zip(names, values)), ""  # noqa: B905 - as many as there are names
+        yield from (Row(name, number + row, -1, {}) for row in range(len(batch)))
 
 
 def _pylist(column: Any) -> list[Any]:
@@ -131,30 +122,37 @@ def _pylist(column: Any) -> list[Any]:
     return list(column.to_pylist(maps_as_pydicts="lossy"))
 
 
-def _one_by_one(batch: pa.RecordBatch) -> Iterator[tuple[dict[str, Any] | None, str]]:
+def _one_by_one(name: str, first: int, batch: pa.RecordBatch, vector: str | None) -> Iterator[Row]:
     """Find the rows with a value that Python cannot hold."""
+    vectors = _arrays(batch.column(vector)) if vector in batch.schema.names else None
+    others = batch if vectors is None else batch.drop_columns([vector])
     for index in range(batch.num_rows):
+        number = first + index
         try:
-            yield batch.slice(index, 1).to_pylist(maps_as_pydicts="lossy")[0], ""
+            value = others.slice(index, 1).to_pylist(maps_as_pydicts="lossy")[0]
         except UnicodeDecodeError as error:
-            yield None, f"broken UTF-8: {error.reason}"
+            yield Row(name, number, -1, None, problem=f"broken UTF-8: {error.reason}")
         except (ValueError, OverflowError) as error:
-            yield None, str(error)
+            yield Row(name, number, -1, None, problem=str(error))
+        else:
+            if vector is not None and vectors is not None:
+                value[vector] = vectors[index]
+            yield Row(name, number, -1, value)
 
 
-def _arrays(column: Any) -> list[Any]:
-    """Lists of numbers as numpy rows, which is far quicker than as Python lists."""
+def _arrays(column: Any) -> Any:
+    """Lists of numbers as an array `[n, d]`, or as one for each row where they differ in length."""
     kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if not (is_list or pa.types.is_fixed_size_list(kind)) or not pa.types.is_floating(
         kind.value_type
     ):
-        return list(column.to_pylist())
+        return column.to_pylist()
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     if not column.null_count and len(lengths) and (lengths == lengths[0]).all():
         flat = column.flatten()
         if not flat.null_count:
-            return list(flat.to_numpy(zero_copy_only=False).reshape(len(column), -1))
+            return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
     return [
         scalar.values.to_numpy(zero_copy_only=False) if scalar.is_valid else None
         for scalar in column

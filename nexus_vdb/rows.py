@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -18,14 +18,14 @@ from nexus_vdb.interfaces import BadRow
 from nexus_vdb.jsonvalue import json_value
 from nexus_vdb.types import Document, Floats
 
-__all__ = ["TOO_LONG", "FieldMap", "Row", "RowFile", "RowReader", "duplicate"]
+__all__ = ["TOO_LONG", "Block", "FieldMap", "Row", "RowFile", "RowReader", "duplicate"]
 
 TOO_LONG = "line longer than"
 """How the reason begins for which a line is refused that would not fit in memory."""
 
 _BATCH_SIZE = 4_000_000  # characters: a batch of long documents ends early, to bound memory
 _REFUSALS = 1000  # as does one with many bad rows
-_NO_VECTOR = np.zeros(0, dtype=np.float32)
+_NO_VECTORS = np.zeros((1, 0), dtype=np.float32)
 _HEAD = 100  # rows in which a field has to turn up once, if the file has it at all
 
 
@@ -66,17 +66,49 @@ class Row(NamedTuple):
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows of one file that come as columns.
+
+    Attributes:
+        file: Path or URL.
+        number: Of the first row, from 1.
+        columns: As many values by field name for each; numbers may be an array `[n, d]`.
+    """
+
+    file: str
+    number: int
+    columns: Mapping[str, Sequence[Any] | Floats]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def rows(self) -> Iterator[Row]:
+        """The rows one by one."""
+        for number, values in enumerate(zip(*self.columns.values(), strict=True), self.number):
+            yield Row(self.file, number, -1, dict(zip(self.columns, values, strict=True)))
+
+    def parts(self, size: int) -> Iterator[Block]:
+        """Blocks of at most so many rows."""
+        if len(self) <= size:
+            yield self
+            return
+        for start in range(0, len(self), size):
+            columns = {name: some[start : start + size] for name, some in self.columns.items()}
+            yield Block(self.file, self.number + start, columns)
+
+
 class RowFile(NamedTuple):
     """A file whose damage ends the read of this file only.
 
     Attributes:
         name: Path or URL.
-        rows: Opens it.
+        rows: Opens it. Blocks are quicker to read, and all of one file.
         uniform: A field that is needed, but in none of its first rows, is a mistake of the caller.
     """
 
     name: str
-    rows: Callable[[], Iterator[Row]]
+    rows: Callable[[], Iterator[Row | Block]]
     uniform: bool = True
 
 
@@ -94,11 +126,18 @@ class _NoField(SourceError):
 
 
 class _Held(NamedTuple):
-    """A row, and what it is as far as one can tell without looking at others: see `_settled`."""
+    """Rows, and what they are as far as one can tell without looking at others: see `_settled`.
 
-    row: Row
-    document: Document | None = None
-    vector: Floats = _NO_VECTOR
+    Attributes:
+        rows: One, or a block of rows that are all documents.
+        documents: One for each row; none of a row that is no document.
+        vectors: `[n, d]`.
+        reason: Why it is none.
+    """
+
+    rows: Row | Block
+    documents: Sequence[Document] = ()
+    vectors: Floats = _NO_VECTORS
     reason: str = ""
 
 
@@ -135,32 +174,53 @@ class RowReader:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: at least one document must fit")
         held: list[_Held] = []
-        good = size = 0
-        for row in self._rows(files):
-            try:
-                one = self._document(row)
-                self._any = True
-                size += len(one.document.text) if one.document else 0
-                good += 1
-            except _Unusable as reason:
-                one = _Held(row, reason=str(reason))
-                size += len(row.raw)
-            held.append(one)
-            if good == batch_size or size >= _BATCH_SIZE or len(held) - good == _REFUSALS:
+        good = bad = size = 0
+        for one in self._held(files, batch_size):
+            count = len(one.documents)
+            if good + count > batch_size:
                 yield from self._settled(held)
-                held, good, size = [], 0, 0
+                held, good, bad, size = [], 0, 0, 0
+            held.append(one)
+            good, bad = good + count, bad + (not count)
+            size += sum([len(document.text) for document in one.documents])
+            size += 0 if isinstance(one.rows, Block) or count else len(one.rows.raw)
+            if good == batch_size or size >= _BATCH_SIZE or bad == _REFUSALS:
+                yield from self._settled(held)
+                held, good, bad, size = [], 0, 0, 0
         yield from self._settled(held)
 
-    def _rows(self, files: Iterable[RowFile]) -> Iterator[Row]:
+    def _held(self, files: Iterable[RowFile], batch_size: int) -> Iterator[_Held]:
+        """Blocks where they can be taken as they are, other rows one by one."""
+        for some in self._rows(files):
+            if isinstance(some, Block):
+                for block in some.parts(batch_size):
+                    whole = self._whole(block)
+                    yield from self._apart(block) if whole is None else (whole,)
+            else:
+                yield self._alone(some)
+
+    def _apart(self, block: Block) -> Iterator[_Held]:
+        return map(self._alone, block.rows())
+
+    def _alone(self, row: Row) -> _Held:
+        try:
+            one = self._document(row)
+        except _Unusable as reason:
+            return _Held(row, reason=str(reason))
+        self._any = True
+        return one
+
+    def _rows(self, files: Iterable[RowFile]) -> Iterator[Row | Block]:
         """The rows of all files; the lost end of a damaged one is a row that cannot be read."""
         lost: list[tuple[Row, SourceError]] = []
         for file in files:
             name, number = file.name, 0
             try:
                 rows = file.rows()
-                for row in self._with_fields(rows) if file.uniform else rows:
-                    name, number = row.file, row.number
-                    yield row
+                for some in self._with_fields(rows) if file.uniform else rows:
+                    name, number = some.file, some.number
+                    number += len(some) - 1 if isinstance(some, Block) else 0
+                    yield some
             except _NoField:
                 raise
             except SourceError as error:
@@ -171,19 +231,17 @@ class RowReader:
         if lost:
             raise lost[0][1]
 
-    def _with_fields(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def _with_fields(self, rows: Iterator[Row | Block]) -> Iterator[Row | Block]:
         """The same rows; those at the head of a file wait until each needed field has turned up."""
         needed = {self._fields.id: "--id-field", self._fields.text: "--text-field"}
         if self._with_vectors:
             needed[str(self._fields.vector)] = "--vector-field"
         for _, group in groupby(rows, key=attrgetter("file")):
-            rest, missing, head = iter(group), needed, []
+            rest, missing, head = iter(group), needed, list[Row | Block]()
             try:
-                for row in rest:
-                    head.append(row)
-                    missing = {
-                        name: needed[name] for name in missing if name not in (row.value or ())
-                    }
+                for some in rest:
+                    head.append(some)
+                    missing = {name: needed[name] for name in missing if name not in _names(some)}
                     if not missing or len(head) == _HEAD:
                         break
             except SourceError:
@@ -194,6 +252,28 @@ class RowReader:
             yield from head
             yield from rest
 
+    def _whole(self, block: Block) -> _Held | None:
+        """A block of rows that are all documents; None where one of them may be none."""
+        columns, fields = block.columns, self._fields
+        ids, texts = _words(columns.get(fields.id)), _words(columns.get(fields.text))
+        titles = columns.get(fields.title, ("",) * len(block))
+        vectors = np.zeros((len(block), 0), dtype=np.float32)
+        if self._with_vectors:
+            given = columns.get(str(fields.vector))
+            if not isinstance(given, np.ndarray) or not given.shape[1]:
+                return None
+            with np.errstate(over="ignore"):
+                vectors = np.asarray(given, dtype=np.float32)
+        if ids is None or texts is None:
+            return None
+        self._any = True
+        metadata = _metadata(columns, self._special, len(block))
+        documents = [
+            Document(key, text, about, title if isinstance(title, str) else "")
+            for key, text, about, title in zip(ids, texts, metadata, titles, strict=True)
+        ]
+        return _Held(block, documents, vectors)
+
     def _document(self, row: Row) -> _Held:
         value, fields = row.value, self._fields
         if value is None:
@@ -203,7 +283,7 @@ class RowReader:
             key = _id(value, fields.id)
         if type(text) is not str or not text or text.isspace():
             text = _text(value, fields.text)
-        vector = self._vector(value) if self._with_vectors else _NO_VECTOR
+        vectors = self._vector(value)[None] if self._with_vectors else _NO_VECTORS
         title = value.get(fields.title)
         special = self._special
         metadata = {
@@ -212,7 +292,7 @@ class RowReader:
             if name not in special
         }
         document = Document(key, text, metadata, title if isinstance(title, str) else "")
-        return _Held(row, document, vector)
+        return _Held(row, (document,), vectors)
 
     def _vector(self, row: Mapping[str, Any]) -> Floats:
         name = str(self._fields.vector)
@@ -229,12 +309,11 @@ class RowReader:
 
     def _settled(self, held: list[_Held]) -> Iterator[tuple[list[Document], Floats]]:
         """What of a batch are documents, now that all of it is there; bad rows in their order."""
-        good = [one for one in held if one.document is not None]
-        matrix = self._matrix([one.vector for one in good])
+        matrix = self._matrix([one.vectors for one in held if one.documents])
         if matrix is None:
-            held = [self._with_sound_vector(one) for one in held]
-            good = [one for one in held if not one.reason]
-        documents = [one.document for one in good if one.document is not None]
+            held = [self._with_sound_vector(one) for some in held for one in self._singly(some)]
+        good = [one for one in held if not one.reason]
+        documents = [document for one in good for document in one.documents]
         new = self._seen.add_all([document.id for document in documents])
         if len(good) < len(held) or not all(new):
             self._refuse_bad(held, new)
@@ -242,24 +321,30 @@ class RowReader:
         if not kept:
             return
         if matrix is None:
-            matrix = np.stack([good[row].vector for row in kept])
-        elif len(kept) < len(good):
+            matrix = np.concatenate([good[row].vectors for row in kept])
+        elif len(kept) < len(documents):
             matrix = matrix[kept]
         yield [documents[row] for row in kept], matrix
+
+    def _singly(self, one: _Held) -> Iterable[_Held]:
+        return self._apart(one.rows) if isinstance(one.rows, Block) else (one,)
 
     def _refuse_bad(self, held: Iterable[_Held], new: Iterable[bool]) -> None:
         """Refuse what is no document, and those of the others that are not new."""
         is_new = iter(new)
-        for row, document, _, reason in held:
-            if reason or document is None:
-                self._refuse(row, reason)
-            elif not next(is_new):
-                self._refuse(row, duplicate(document.id))
+        for rows, documents, _, reason in held:
+            if reason and isinstance(rows, Row):
+                self._refuse(rows, reason)
+                continue
+            apart = rows.rows() if isinstance(rows, Block) else (rows,)
+            for row, document in zip(apart, documents, strict=True):
+                if not next(is_new):
+                    self._refuse(row, duplicate(document.id))
 
     def _matrix(self, vectors: Sequence[Floats]) -> Floats | None:
         """Vectors as rows `[n, d]`, if all are sound and of the one width."""
         if not self._with_vectors:
-            return np.zeros((len(vectors), 0), dtype=np.float32)
+            return np.zeros((sum(map(len, vectors)), 0), dtype=np.float32)
         matrix = _matrix(vectors)
         if matrix is None or matrix.shape[1] != (self._width or matrix.shape[1]):
             return None
@@ -267,7 +352,7 @@ class RowReader:
         return matrix
 
     def _with_sound_vector(self, one: _Held) -> _Held:
-        return one if one.reason else one._replace(reason=self._problem(one.vector))
+        return one if one.reason else one._replace(reason=self._problem(one.vectors[0]))
 
     def _problem(self, vector: Floats) -> str:
         """Why a vector cannot be used, "" if it can."""
@@ -288,19 +373,50 @@ class RowReader:
 
 
 def _matrix(vectors: Sequence[Floats]) -> Floats | None:
-    """Vectors as rows, if all have the same width, finite values, and one that is not zero."""
-    if len({len(vector) for vector in vectors}) != 1:
+    """Rows `[n, d]` together, if all have the same width, finite values, and one that is not zero.
+
+    None where there are none.
+    """
+    if len({some.shape[1] for some in vectors}) != 1:
         return None
-    matrix = np.stack(vectors)
+    matrix = np.concatenate(vectors)
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", matrix, matrix)
     return matrix if (np.isfinite(squares) & (squares > 0)).all() else None
 
 
-def _require(head: Sequence[Row], missing: Mapping[str, str]) -> None:
+def _words(column: Sequence[Any] | Floats | None) -> list[str] | None:
+    """A column of strings of which none is blank; None for any other."""
+    if column is None:
+        return None
+    if all([type(one) is str and one and not one.isspace() for one in column]):
+        return list(column)
+    return None
+
+
+def _metadata(
+    columns: Mapping[str, Sequence[Any] | Floats], special: Container[str | None], count: int
+) -> Iterable[dict[str, Any]]:
+    """Of each row, all fields that mean nothing else."""
+    names = [name for name in columns if name not in special]
+    if not names:
+        return [{} for _ in range(count)]
+    values = [
+        [one if one is None or type(one) is str else json_value(one) for one in columns[name]]
+        for name in names
+    ]
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _names(some: Row | Block) -> Iterable[str]:
+    return some.columns if isinstance(some, Block) else some.value or ()
+
+
+def _require(head: Sequence[Row | Block], missing: Mapping[str, str]) -> None:
     """Raise if no row has a field that is needed, unless none of them could be read."""
-    names = dict.fromkeys(name for row in head for name in row.value or ())
-    if not missing or not any(row.value is not None for row in head):
+    names = dict.fromkeys(name for some in head for name in _names(some))
+    read = any(isinstance(some, Block) or some.value is not None for some in head)
+    if not missing or not read:
         return
     wanted, option = next(iter(missing.items()))
     raise _NoField(
