@@ -11,18 +11,19 @@ __all__ = ["page"]
 INTRODUCTION = """\
 # What each part of the model is worth
 
-The edge model trained in full and without one part at a time. Made by
+A network of {layers} layers of {width} trained in full and without one part at a time. Made by
 
     python benchmarks/model.py run WORK --tokenizer TOKENIZER {arguments}
     python benchmarks/model.py report WORK
 
 {dates}. Held equal: the tokenizer, {pairs}, what of them is held out, their order,
 {steps:,} steps of {batch} pairs, learning rate and its course, the seed of the random start, the
-losses but for those of the part left out. The shipped model was trained for 2,300 steps of 128.
-"Another order" is the full model once more and shows what chance alone changes.
+losses but for those of the part left out. The shipped model has 4 layers of 256, and was trained
+for 2,300 steps of 128. "Another order" is the full model once more and shows what chance alone
+changes.
 
-Documents are searched whole, their first {tokens} tokens as one vector, exactly; the query itself
-is left out. Hash recall is the share of the exact top ten (768 dimensions) that stands in the best
+A document is one vector, of its first {tokens} tokens, and is searched exactly; the query itself is
+left out. Hash recall is the share of the exact top ten (768 dimensions) that stands in the best
 1, 2.5 and 5 % of the documents by the model's asymmetric hash, the mean over the sets. The change
 is to the full model.
 """
@@ -44,10 +45,9 @@ def page(results: dict[str, Any], labels: dict[str, str]) -> str:
             arguments=f"--steps {given['schedule']['steps']} "
             + " ".join(f"--set EVAL/{name}" for name in sets),
             dates=" to ".join(dict.fromkeys((dates[0], dates[-1]))),
-            pairs=f"{given['max_pairs'] or 200_000:,} pairs at most",
+            pairs=f"{how['max_pairs']:,} pairs at most" if how["max_pairs"] else "the pairs",
             steps=given["schedule"]["steps"],
-            batch=given["schedule"]["batch"] or 128,
-            tokens=256,
+            **{key: how[key] for key in ("layers", "width", "batch", "tokens")},
         ).rstrip(),
         _main_table(variants, labels, sets),
         "## By width, head and test set\n\nnDCG@10.",

@@ -68,8 +68,8 @@ def test_each_variant_differs_in_its_part_alone(ablation: Any, tmp_path: Path) -
         name: ablation.settings_of(
             name,
             tmp_path / name,
-            config=ROOT / "configs" / "distill.toml",
-            network=ROOT / "configs" / "nexus_emb_edge.json",
+            config=ROOT / "benchmarks" / "small.toml",
+            network=ROOT / "benchmarks" / "small.json",
             given={"tokenizer": Path("t"), "schedule": {"steps": 7, "batch": None}},
         )
         for name in ablation.VARIANTS
@@ -106,8 +106,8 @@ def test_a_misspelt_setting_is_named(ablation: Any, tmp_path: Path) -> None:
         ablation.settings_of(
             "full",
             tmp_path / "full",
-            config=ROOT / "configs" / "distill.toml",
-            network=ROOT / "configs" / "nexus_emb_edge.json",
+            config=ROOT / "benchmarks" / "small.toml",
+            network=ROOT / "benchmarks" / "small.json",
             given={"schedule": {"stepz": 7}},
         )
 
@@ -125,14 +125,21 @@ def test_the_page(ablation: Any) -> None:
 
     results = {
         "how": {
-            "given": {"max_pairs": 500, "schedule": {"steps": 20, "batch": None}},
+            "given": {"schedule": {"steps": 20}},
             "sets": ["here"],
+            "layers": 2,
+            "width": 64,
+            "max_pairs": 500,
+            "batch": 128,
+            "tokens": 96,
         },
         "variants": {"no-nsa": one(0.4, 2), "full": one(0.5, 1)},
     }
     labels = {name: variant.label for name, variant in ablation.VARIANTS.items()}
     page = ablation.page(results, labels)
     assert "2026-01-01 to 2026-01-02. Held equal" in page
+    assert "A network of 2 layers of 64 trained" in page
+    assert "500 pairs at most" in page
     assert "20 steps of 128 pairs" in page
     rows = [line for line in page.splitlines() if line.startswith("| the full model |")]
     assert rows[0].startswith("| the full model | 29.2 M | 0.500 | 0.500 |  | 0.500 |  |")
