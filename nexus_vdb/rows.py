@@ -182,8 +182,7 @@ class RowReader:
                 held, good, bad, size = [], 0, 0, 0
             held.append(one)
             good, bad = good + count, bad + (not count)
-            size += sum([len(document.text) for document in one.documents])
-            size += 0 if isinstance(one.rows, Block) or count else len(one.rows.raw)
+            size += _characters(one)
             if good == batch_size or size >= _BATCH_SIZE or bad == _REFUSALS:
                 yield from self._settled(held)
                 held, good, bad, size = [], 0, 0, 0
@@ -237,12 +236,13 @@ class RowReader:
         if self._with_vectors:
             needed[str(self._fields.vector)] = "--vector-field"
         for _, group in groupby(rows, key=attrgetter("file")):
-            rest, missing, head = iter(group), needed, list[Row | Block]()
+            rest, missing, head, seen = iter(group), needed, list[Row | Block](), 0
             try:
                 for some in rest:
                     head.append(some)
+                    seen += len(some) if isinstance(some, Block) else 1
                     missing = {name: needed[name] for name in missing if name not in _names(some)}
-                    if not missing or len(head) == _HEAD:
+                    if not missing or seen >= _HEAD:
                         break
             except SourceError:
                 yield from head
@@ -255,7 +255,7 @@ class RowReader:
     def _whole(self, block: Block) -> _Held | None:
         """A block of rows that are all documents; None where one of them may be none."""
         columns, fields = block.columns, self._fields
-        ids, texts = _words(columns.get(fields.id)), _words(columns.get(fields.text))
+        ids, texts = _ids(columns.get(fields.id)), _words(columns.get(fields.text))
         titles = columns.get(fields.title, ("",) * len(block))
         vectors = np.zeros((len(block), 0), dtype=np.float32)
         if self._with_vectors:
@@ -372,6 +372,12 @@ class RowReader:
         self._on_bad_row(file=row.file, row=row.number, offset=row.offset, reason=reason, raw=raw)
 
 
+def _characters(one: _Held) -> int:
+    if isinstance(one.rows, Row) and one.reason:
+        return len(one.rows.raw)
+    return sum([len(document.text) for document in one.documents])
+
+
 def _matrix(vectors: Sequence[Floats]) -> Floats | None:
     """Rows `[n, d]` together, if all have the same width, finite values, and one that is not zero.
 
@@ -392,6 +398,13 @@ def _words(column: Sequence[Any] | Floats | None) -> list[str] | None:
     if all([type(one) is str and one and not one.isspace() for one in column]):
         return list(column)
     return None
+
+
+def _ids(column: Sequence[Any] | Floats | None) -> list[str] | None:
+    """As `_words`; integers are ids as well."""
+    if column is not None and all([type(one) is int for one in column]):
+        return [str(one) for one in column]
+    return _words(column)
 
 
 def _metadata(

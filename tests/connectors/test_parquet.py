@@ -5,17 +5,21 @@ from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nexus_vdb.connectors.parquet import ParquetSource
-from nexus_vdb.corpus import FieldMap
+from nexus_vdb.corpus import FieldMap, RowFile
 from nexus_vdb.errors import SourceError
 from nexus_vdb.interfaces import Source
+from nexus_vdb.rows import RowReader
 from nexus_vdb.testing.source import BadRows, SourceContract, documents_of
 from nexus_vdb.types import Document
 
@@ -154,3 +158,41 @@ def test_damaged_row_group_gives_the_rows_before_it(tmp_path: Path) -> None:
     [(file, row, reason)] = bad.rows
     assert (file, row) == (str(path), 51)
     assert reason.startswith(f"{path} cannot be read after row 50: ")
+
+
+_WORDS = st.sampled_from(["a", "b", "c", "d", "", " ", "word\n", None])
+_VECTORS = st.sampled_from([[1.0, 2.0], [0.5, -1.0], [0.0, 0.0], [1.0], [float("nan"), 1.0], None])
+_SOUND = st.sampled_from([[1.0, 2.0], [0.5, -1.0]])
+_ROWS = st.one_of(
+    *(
+        st.lists(st.tuples(ids, texts, _WORDS, vectors), min_size=1, max_size=40)
+        for ids in (st.uuids().map(str), st.integers(0, 30), _WORDS)
+        for texts in (st.just("text"), _WORDS)
+        for vectors in (_SOUND, _VECTORS)
+    )
+)
+
+
+@settings(max_examples=200)
+@given(rows=_ROWS, size=st.integers(1, 50), block=st.integers(1, 50), with_vectors=st.booleans())
+def test_blocks_say_what_their_rows_do(
+    rows: list[tuple[Any, ...]], size: int, block: int, with_vectors: bool
+) -> None:
+    names = ("id", "text", "title", "vector")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nexus_vdb.connectors.parquet._ROWS", block)
+        path = Path(folder) / "rows.parquet"
+        kind = pa.list_(pa.float32())
+        pq.write_table(pa.table(columns | {"vector": pa.array(columns["vector"], kind)}), path)
+        source = ParquetSource([str(path)], FieldMap(vector="vector"))
+        found = []
+        for files in (list(source.files()), [RowFile("rows", source.rows)]):
+            bad = BadRows()
+            reader = RowReader(source.fields, bad, with_vectors=with_vectors)
+            batches = list(reader.batches(files, size))
+            assert all(len(documents) <= size for documents, _ in batches)
+            documents = [document for some, _ in batches for document in some]
+            vectors = [vector.tolist() for _, some in batches for vector in some]
+            found.append((documents, vectors, bad.rows))
+        assert found[0] == found[1]
