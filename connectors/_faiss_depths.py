@@ -25,24 +25,25 @@ _ROUNDING = 1e-6
 
 
 def depths(
-    state: State, queries: QueryBatch, rows: Sequence[Rows], shares: Sequence[float]
+    state: State, queries: QueryBatch, ids: Sequence[Sequence[str]], shares: Sequence[float]
 ) -> list[Rows]:
-    """For each query how many live rows rank at least as high by the hash as some of them do.
+    """For each query how many live rows rank at least as high by the hash as some records do.
 
     Args:
         state: What is searched.
         queries: What is looked for.
-        rows: Of each query.
+        ids: Of each query: the records.
         shares: Of the lists that are visited, rising.
 
     Returns:
         For each query int64 `[k, s]`: with so many candidates or more, a search that visits this
-        share of the lists has the row among them. As many as no search has where it has not.
+        share of the lists has the record among them; more than any search has where it has not.
     """
-    numbers = range(len(queries))
+    row_of = state.rows_of_ids([id_ for some in ids for id_ in some])
+    rows = [np.array([row_of[id_] for id_ in some], dtype=np.int64) for some in ids]
     return in_threads(
         lambda number: _depths(state, queries, number, rows[number], shares),
-        numbers,
+        range(len(queries)),
         threads=faiss.omp_get_max_threads(),
     )
 

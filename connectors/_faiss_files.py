@@ -36,6 +36,7 @@ __all__ = [
     "Manifest",
     "SegmentEntry",
     "as_store_error",
+    "check_vacant",
     "manifest_stamp",
     "parse_url",
     "read_manifest",
@@ -47,6 +48,8 @@ FORMAT = 3
 """1 had no lists, and codes in one place only; 1 and 2 had no checksums. Both are still read."""
 
 _READ = (1, 2, FORMAT)
+
+_OURS = {"segments", "lock", "manifest.json.tmp"}  # what is there before the first commit
 
 MANIFEST = "manifest.json"
 BACKUP = "manifest.bak"
@@ -103,6 +106,20 @@ class Manifest:
     generation: int
     segments: tuple[SegmentEntry, ...] = ()
     meta: str = ""
+
+
+def check_vacant(folder: Path) -> None:
+    """Refuse to make a store among files that are not a store's.
+
+    Raises:
+        StoreError: the folder is a file, or holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file", hint="choose a new folder for the store")
+    if folder.exists() and {path.name for path in folder.iterdir()} - _OURS:
+        raise StoreError(
+            f"{folder} has files in it, but is no store", hint="choose an empty or new folder"
+        )
 
 
 def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest | None:

@@ -37,6 +37,7 @@ from nexus_vdb.connectors._faiss_depths import depths
 from nexus_vdb.connectors._faiss_files import (
     Manifest,
     as_store_error,
+    check_vacant,
     manifest_stamp,
     parse_url,
     sweep,
@@ -131,12 +132,7 @@ class FaissStore:
 
     @classmethod
     def _make(cls, url: str, folder: Path, schema: StoreSchema) -> FaissStore:
-        if folder.exists() and not folder.is_dir():
-            raise StoreError(f"{folder} is a file", hint="choose a new folder for the store")
-        if folder.exists() and {path.name for path in folder.iterdir()} - _OURS:
-            raise StoreError(
-                f"{folder} has files in it, but is no store", hint="choose an empty or new folder"
-            )
+        check_vacant(folder)
         store = cls(url, folder, State(Manifest(schema, generation=0), [], {}), None)
         with as_store_error(folder):
             (folder / "segments").mkdir(parents=True, exist_ok=True)
@@ -242,10 +238,7 @@ class FaissStore:
         self, queries: QueryBatch, ids: Sequence[Sequence[str]], probes: Sequence[float]
     ) -> list[Rows]:
         """For each query how many candidates it takes to have these records among them."""
-        state = self._state
-        row_of = state.rows_of_ids([id_ for some in ids for id_ in some])
-        rows = [np.array([row_of[id_] for id_ in some], dtype=np.int64) for some in ids]
-        return depths(state, queries, rows, probes)
+        return depths(self._state, queries, ids, probes)
 
     # Writing
 
@@ -403,6 +396,3 @@ class FaissStore:
         others = [view for view in state.views if view not in group]
         blocks = (one for view in group for one in view.segment.blocks(view.live, merging=True))
         self._commit(state, [*others, self._write_segment(state, blocks, passing=passing)])
-
-
-_OURS = {"segments", "lock", "manifest.json.tmp"}

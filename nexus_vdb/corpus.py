@@ -16,7 +16,8 @@ from nexus_vdb.idset import IdSet
 from nexus_vdb.interfaces import BadRow
 from nexus_vdb.jsonvalue import json_value
 from nexus_vdb.registry import source_class
-from nexus_vdb.rows import Block, FieldMap, Row, RowFile, RowReader
+from nexus_vdb.row_reader import RowReader
+from nexus_vdb.rows import Block, FieldMap, Row, RowFile
 from nexus_vdb.types import Document, Floats
 
 __all__ = [

@@ -22,7 +22,7 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.ipynb"))
 def outputs(name: str, folder: Path) -> list[Any]:
     """What the last line of each cell gives, by type of display; None where it gives nothing."""
     notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     shown = [[one for one in cell.outputs if one.output_type != "stream"] for cell in cells]
     assert all(len(one) <= 1 for one in shown)

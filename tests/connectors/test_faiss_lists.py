@@ -162,11 +162,11 @@ def test_a_record_is_found_from_its_depth_on(
     assert isinstance(store, FaissStore)
     store.delete(ids=ids[::7])
     store.upsert(take_records(filled.records, range(1, added)))
-    asked = [ids[1 + 7 * number :: 700] for number in range(20)]
+    asked = [ids[1 + 7 * number :: 1400] for number in range(20)]
     depths = store.depths(filled.queries, asked, probes)
-    assert all(len(mine) == 9 for mine in depths)
+    assert all(len(mine) == 5 for mine in depths)
     for place, share in enumerate(probes):
-        for row, some in enumerate(asked):
+        for row, some in list(enumerate(asked))[::5]:
             query = take_queries(filled.queries, [row])
             for id_, depth in zip(some, depths[row][:, place].tolist(), strict=True):
                 for count in (depth, depth - 3):  # near ties count as no worse

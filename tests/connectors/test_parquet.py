@@ -19,7 +19,7 @@ from nexus_vdb.connectors.parquet import ParquetSource
 from nexus_vdb.corpus import FieldMap, RowFile
 from nexus_vdb.errors import SourceError
 from nexus_vdb.interfaces import Source
-from nexus_vdb.rows import RowReader
+from nexus_vdb.row_reader import RowReader
 from nexus_vdb.testing.source import BadRows, SourceContract, documents_of
 from nexus_vdb.types import Document
 
