@@ -6,7 +6,7 @@
     python benchmarks/model.py report runs/ablation
 
 The network of `small.json` and the settings of `small.toml`, beside this file, are for two cores
-without bf16: eight trainings in about an hour and a half. With an accelerator, give those of
+without bf16: eight trainings of 200 steps take about an hour. With an accelerator, give those of
 `configs/`. A run that was killed goes on where it stopped. Teacher vectors that another run of the
 same pairs has kept are used by `--teacher-cache runs/edge/teacher`. On a machine with other work to
 do set OMP_NUM_THREADS=1: threads that wait for one another take five times the processor time.
@@ -176,7 +176,7 @@ def main() -> None:
 @click.option("--max-pairs", type=int)
 @click.option("--holdout", type=int)
 @click.option("--sample", multiple=True, help="Texts to centre the hash on.  [the config's pairs]")
-@click.option("--steps", default=300, show_default=True)
+@click.option("--steps", default=200, show_default=True)
 @click.option("--batch", type=int)
 @click.option("--only", multiple=True, type=click.Choice(list(VARIANTS)))
 def run(

@@ -36,6 +36,9 @@ _LARGE, _FAN_LARGE = 2, 64
 _SMALLEST = 512
 """Segments below this count as of like size."""
 
+_TOUCHED = 64
+"""Rows read at a time where they lie far apart: each may bring megabytes of files to memory."""
+
 _T = TypeVar("_T", bound=np.generic)
 _Pick: TypeAlias = Callable[[Segment, Rows], npt.NDArray[_T]]
 
@@ -222,9 +225,13 @@ class State:
 
     def sample(self, count: int, seed: int) -> Records:
         """Different records drawn evenly, in no order."""
-        records = self.records(self._drawn(count, seed))
-        self.let_go()
-        return records
+        drawn = self._drawn(count, seed)
+        order = np.argsort(drawn)
+        parts = [no_records(self.manifest.schema.dim)]
+        for start in range(0, len(drawn), _TOUCHED):
+            parts.append(self.records(drawn[order[start : start + _TOUCHED]]))
+            self.let_go()
+        return take_records(join_records(parts), np.argsort(order).tolist())
 
     def _drawn(self, count: int, seed: int) -> Rows:
         random = np.random.default_rng(seed)
