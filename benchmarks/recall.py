@@ -2,6 +2,11 @@
 
     python benchmarks/recall.py faiss://runs/quora --queries EVAL/quora-small/queries.jsonl
     python benchmarks/recall.py runs/million --count 1000000
+    python benchmarks/recall.py runs/million --count 200000 --codes
+
+The last one is of the codes alone, without a store: the share of the exact top 10 that stands in
+the best so many of all by the model's bits, by a rotation fitted on a tenth, and by as many
+principal components as there are bits, which is what any code of them could reach.
 
 A folder is one of `embed_texts.py`: texts, vectors and held-out queries, made by the model that is
 named. A store is filled from it once, kept beside it, and given its hash and calibration as by an
@@ -13,6 +18,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -20,17 +26,19 @@ import pyarrow.parquet as pq
 
 from nexus_vdb.calibration import calibrate, queries_as_asked
 from nexus_vdb.collection import Collection
+from nexus_vdb.hashing import BITS, ItqHash, asymmetric_scores, pack
 from nexus_vdb.interfaces import Encoder, Store
 from nexus_vdb.ranking import TIE
 from nexus_vdb.registry import open_store
 from nexus_vdb.search import expected_recall, make_plan, stored_hash, vector_queries
 from nexus_vdb.testing.samples import sample_id
 from nexus_vdb.tuning import tune
-from nexus_vdb.types import Hit, QueryBatch, Records, SearchPlan, StoreSchema
+from nexus_vdb.types import Floats, Hit, QueryBatch, Records, SearchPlan, StoreSchema
 
 K = 10
 TARGETS = (0.9, 0.95, 0.98, 0.99)
 BLOCK = 50_000
+SHARES = (0.005, 0.01, 0.025, 0.05)
 
 
 def fill(folder: Path, count: int, encoder: Encoder) -> Store:
@@ -94,6 +102,37 @@ def report(store: Store, queries: QueryBatch) -> None:
         )
 
 
+def report_codes(folder: Path, count: int, asked: int) -> None:
+    """Print a line for each way to rank by 64 numbers."""
+    vectors = np.memmap(folder / "vectors.f16", np.float16, "r").reshape(-1, 768)[:count]
+    units, queries = vectors.astype(np.float32), np.load(folder / "queries.npz")
+    asking, logits = queries["vectors"][:asked], queries["hash_logits"][:asked]
+    sample = units[np.random.default_rng(0).choice(len(units), len(units) // 10, replace=False)]
+    itq = ItqHash.fit(sample)
+    _, axes = np.linalg.eigh(sample.T @ sample)
+    axes = axes[:, -BITS:]
+    codes = np.fromfile(folder / "codes.u64", "<u8", len(units))
+    scores = {
+        "the model's bits": asymmetric_scores(logits, codes),
+        "rotation fitted on a tenth (ITQ)": asymmetric_scores(
+            itq.logits(asking), pack(itq.logits(units))
+        ),
+        "64 floats (PCA)": (asking @ axes) @ (units @ axes).T,
+    }
+    exact = best_ten(asking @ units.T)
+    print(f"{len(units):,} texts, {len(asking)} queries; best {SHARES} of all")
+    for name, found in scores.items():
+        right = np.take_along_axis(found, exact, 1)
+        pairs = zip(found, right, strict=True)
+        depths = np.array([(mine >= least[:, None]).sum(1) for mine, least in pairs])
+        print(name, *(f"{(depths <= share * len(units)).mean():.3f}" for share in SHARES))
+
+
+def best_ten(scores: Floats) -> np.ndarray[Any, Any]:
+    """Columns of the ten highest of each row."""
+    return np.argpartition(-scores, K, axis=1)[:, :K]
+
+
 def recall(found: list[list[Hit]], right: list[list[Hit]]) -> float:
     """Share of the exact hits that were found; of equal scores it does not matter which."""
     shares = [
@@ -110,11 +149,22 @@ def recall(found: list[list[Hit]], right: list[list[Hit]]) -> float:
 @click.option("--asked", default=1000, help="Queries at most.")
 @click.option("--count", default=1_000_000, help="Texts of a folder.")
 @click.option("--again", is_flag=True, help="Measure the calibration anew.")
+@click.option("--codes", is_flag=True, help="What the codes of a folder hold, without a store.")
 @click.option("--model")
 def main(
-    place: str, queries: Path | None, asked: int, count: int, again: bool, model: str | None
+    *,
+    place: str,
+    queries: Path | None,
+    asked: int,
+    count: int,
+    again: bool,
+    codes: bool,
+    model: str | None,
 ) -> None:
     """Compare target and measured recall of a store, or of a folder of embedded texts."""
+    if codes:
+        report_codes(Path(place), count, asked)
+        return
     if "://" in place:
         if queries is None:
             raise click.UsageError("a store needs --queries")
