@@ -16,7 +16,7 @@ demo: $(VENV)/.core ## Ingest Python's own documentation, and ask it three quest
 	$(BIN)/nexus-vdb demo
 
 test: lint ## Check style and types, and run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev ## Check style and types
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import nexus_vdb as nx
@@ -94,6 +95,8 @@ def write(folder: Path, number: int, kind: str, lines: Sequence[bytes]) -> tuple
     name.write_bytes(b"" if kind == "empty" else content)
     if kind == "empty":
         return [], 0
+    # A byte order mark at the head of a file is no part of its first line.
+    lines = [line.removeprefix(BOM_UTF8) for line in lines[:1]] + list(lines[1:])
     return documents(lines), sum(bool(line.strip()) for line in lines)
 
 
@@ -110,6 +113,7 @@ def write_parquet(name: Path, kind: str, lines: Sequence[bytes]) -> tuple[list[s
     return ([] if kind == "other parquet" else ids), len(ids)
 
 
+@example([("jsonl", [b"\xef\xbb\xbf"])], False)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(KINDS, st.lists(LINE, max_size=12)), max_size=4), st.booleans())
 def test_every_row_is_stored_or_set_aside(
