@@ -94,6 +94,7 @@ def _total(keys: Words, vectors: Floats) -> int:
     octets = np.ascontiguousarray(vectors).view(np.uint8)
     padded = np.pad(octets, ((0, 0), (0, -octets.shape[1] % 8)))
     words = padded.view("<u8")
+    words = words ^ (words >> _SHIFTS[2])  # else two signs that change in odd places cancel out
     with np.errstate(over="ignore"):
         return int(_mixed(keys + _mixed(words @ _factors(words.shape[1]))).sum())
 

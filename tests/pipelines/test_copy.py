@@ -15,10 +15,11 @@ import pytest
 import nexus_vdb as nx
 from nexus_vdb.cli import run
 from nexus_vdb.pipelines import copy as job
-from nexus_vdb.pipelines._checksum import _are_halves, checksum
+from nexus_vdb.pipelines._checksum import Checksum, _are_halves, checksum
 from nexus_vdb.pipelines.copy import copy
 from nexus_vdb.registry import open_store
 from nexus_vdb.reports import CopyReport
+from nexus_vdb.tables import table_of
 from nexus_vdb.testing.compare import assert_same_records
 from nexus_vdb.testing.encoder import FakeEncoder
 from nexus_vdb.testing.samples import sample_records
@@ -260,3 +261,13 @@ def test_halves_are_known_from_floats(number: float) -> None:
     halves = vectors.astype(np.float16)
     assert _are_halves(vectors) == (halves == vectors).all()
     assert _are_halves(halves.astype(np.float32))
+
+
+def test_two_signs_make_another_checksum() -> None:
+    records = sample_records(3, dim=64)
+    records.vectors[:] = np.abs(records.vectors) + 0.1
+    before, after = Checksum(), Checksum()
+    before.add(table_of(records))
+    records.vectors[1, [1, 7]] *= -1
+    after.add(table_of(records))
+    assert after.shared(before) is None
