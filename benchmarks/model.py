@@ -5,11 +5,12 @@
         --set EVAL/scifact --set EVAL/cranfield --set EVAL/quora-small
     python benchmarks/model.py report runs/ablation
 
-The network of `small.json` and the settings of `small.toml`, beside this file, are for two cores
-without bf16: eight trainings of 200 steps take about an hour. With an accelerator, give those of
-`configs/`. A run that was killed goes on where it stopped. Teacher vectors that another run of the
-same pairs has kept are used by `--teacher-cache runs/edge/teacher`. On a machine with other work to
-do set OMP_NUM_THREADS=1: threads that wait for one another take five times the processor time.
+By default the network is that of `small.json`, beside this file, with few and short texts, for two
+cores without bf16. With an accelerator, give the network of `configs/` and larger numbers.
+
+A run that was killed goes on where it stopped. Teacher vectors that another run of the same pairs
+has kept are used by `--teacher-cache runs/edge/teacher`. On a machine with other work to do set
+OMP_NUM_THREADS=1: threads that wait for one another take five times the processor time.
 """
 
 from __future__ import annotations
@@ -170,14 +171,18 @@ def main() -> None:
 @click.option("--tokenizer", type=click.Path(path_type=Path), required=True)
 @click.option("--teacher-cache", type=click.Path(path_type=Path), help="Read only.")
 @click.option("--set", "sets", multiple=True, type=click.Path(path_type=Path), required=True)
-@click.option("--config", type=click.Path(path_type=Path), default=HERE / "small.toml")
+@click.option("--config", type=click.Path(path_type=Path), default="configs/distill.toml")
 @click.option("--network", type=click.Path(path_type=Path), default=HERE / "small.json")
 @click.option("--pairs", multiple=True, help="Instead of the config's.")
-@click.option("--max-pairs", type=int)
-@click.option("--holdout", type=int)
+@click.option("--max-pairs", default=13_500, show_default=True)
+@click.option("--holdout", default=500, show_default=True)
+@click.option(
+    "--max-tokens", default=96, show_default=True, help="Of a text, trained and searched."
+)
+@click.option("--max-chars", default=300, show_default=True, help="Of side b.")
 @click.option("--sample", multiple=True, help="Texts to centre the hash on.  [the config's pairs]")
 @click.option("--steps", default=200, show_default=True)
-@click.option("--batch", type=int)
+@click.option("--batch", default=64, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(list(VARIANTS)))
 def run(
     work: Path,
@@ -199,6 +204,7 @@ def run(
         "max_pairs": changes["max_pairs"],
         "holdout": changes["holdout"],
         "teacher_cache": linked(teacher_cache, work / "teacher"),
+        "text": {"max_tokens": changes["max_tokens"], "max_chars_b": changes["max_chars"]},
         "schedule": {
             "steps": steps,
             "batch": changes["batch"],

@@ -226,7 +226,7 @@ class State:
     def sample(self, count: int, seed: int) -> Records:
         """Different records drawn evenly, in no order."""
         drawn = self._drawn(count, seed)
-        order = np.argsort(drawn)
+        order = np.argsort(drawn)  # neighbours in the files are read together
         parts = [no_records(self.manifest.schema.dim)]
         for start in range(0, len(drawn), _TOUCHED):
             parts.append(self.records(drawn[order[start : start + _TOUCHED]]))

@@ -54,6 +54,7 @@ _WORTH = 0.002  # gained by twice the candidates; below, what is lost is lost el
 _BETWEEN = (0.95, 0.98)  # targets around which candidates are told apart more finely
 _TARGETS = (0.9, 0.95, 0.98, 0.99)
 _PROBES = (0.03, 0.1, 0.3)
+_SHARES = (*_PROBES, 1.0)
 _SETTLED = 100  # queries that show what is lost after the hash
 _SEARCHES, _FOR_PROBES = 15, len(_PROBES) + len(_TARGETS)
 
@@ -147,7 +148,7 @@ class _Measure:
         self._depths = None
         if isinstance(store, SupportsDepths):
             ids = [[hit.id for hit in hits] for hits in exact]
-            self._depths = store.depths(queries, ids, (*_PROBES, 1.0))
+            self._depths = store.depths(queries, ids, _SHARES)
         self.points: list[Point] = []
 
     @property
@@ -187,7 +188,7 @@ class _Measure:
 
     def _held(self, depths: Sequence[Rows], candidates: int, probes: float) -> list[float]:
         """For each query the share of the answers that are among so many candidates."""
-        place = (*_PROBES, 1.0).index(probes)
+        place = _SHARES.index(probes)
         return [
             float(np.mean(mine[:, place] <= candidates)) if len(mine) else 0.0 for mine in depths
         ]

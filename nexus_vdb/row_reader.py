@@ -169,7 +169,7 @@ class RowReader:
         vectors = np.zeros((len(block), 0), dtype=np.float32)
         if self._with_vectors:
             given = columns.get(str(fields.vector))
-            if not isinstance(given, np.ndarray) or not given.shape[1]:
+            if not isinstance(given, np.ndarray) or given.ndim != 2 or not given.size:
                 return None
             with np.errstate(over="ignore"):
                 vectors = np.asarray(given, dtype=np.float32)

@@ -68,7 +68,7 @@ def test_each_variant_differs_in_its_part_alone(ablation: Any, tmp_path: Path) -
         name: ablation.settings_of(
             name,
             tmp_path / name,
-            config=ROOT / "benchmarks" / "small.toml",
+            config=ROOT / "configs" / "distill.toml",
             network=ROOT / "benchmarks" / "small.json",
             given={"tokenizer": Path("t"), "schedule": {"steps": 7, "batch": None}},
         )
@@ -89,6 +89,7 @@ def test_each_variant_differs_in_its_part_alone(ablation: Any, tmp_path: Path) -
         return {key: two[key] for one, two in flat for key in one if one[key] != two[key]}
 
     assert made["full"].schedule.steps == 7
+    assert (made["full"].freeze, made["no-entity-bag"].freeze) == (["bag.table"], [])
     assert {name: difference(name) for name in made} == {
         "full": {},
         "other-order": {"seed": 1},
@@ -106,7 +107,7 @@ def test_a_misspelt_setting_is_named(ablation: Any, tmp_path: Path) -> None:
         ablation.settings_of(
             "full",
             tmp_path / "full",
-            config=ROOT / "benchmarks" / "small.toml",
+            config=ROOT / "configs" / "distill.toml",
             network=ROOT / "benchmarks" / "small.json",
             given={"schedule": {"stepz": 7}},
         )
