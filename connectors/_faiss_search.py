@@ -56,9 +56,11 @@ def search(
         small: Let go of what was touched if there are many queries, at the price of speed.
     """
     hits: list[list[Hit]] = []
-    together = _together(state, plan)
-    for start in range(0, len(queries), together):
-        some = take_queries(queries, range(start, min(start + together, len(queries))))
+    passes = -(-len(queries) // _together(state, plan))
+    # Evenly: one query left over would touch far more of the files than it shares of a pass.
+    ends = [len(queries) * (number + 1) // passes for number in range(passes)]
+    for start, end in zip([0, *ends], ends, strict=False):
+        some = take_queries(queries, range(start, end))
         hits += _answers(state, some, plan, where, bulk=small and len(queries) > _MANY)
     return hits
 

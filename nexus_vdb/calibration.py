@@ -117,7 +117,8 @@ def calibrate(store: Store, queries_of: QueriesOf, *, seed: int = 0) -> dict[str
         What is kept.
     """
     count = store.count()
-    own = sample_of(store, _QUERIES, seed=seed)
+    drawn = sample_of(store, _QUERIES, seed=seed)
+    own = take_records(drawn, np.random.default_rng(seed).permutation(len(drawn)).tolist())
     measure = _Measure(store, queries_of(own), own.ids)
     _over_candidates(measure, count)
     _over_probes(measure, count)

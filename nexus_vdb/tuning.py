@@ -123,14 +123,15 @@ def choose_hash(store: Store, queries_of: QueriesOf, *, seed: int = 0) -> bool:
     if not has_hash(info) or not due or info.schema.dim < BITS:
         return False
     sample = sample_of(store, _FIT + _COMPARED + _ASKED, seed=seed)
-    asked = take_records(sample, range(_ASKED))
+    rows = np.random.default_rng(seed).permutation(len(sample))
     compared = _ASKED + (len(sample) - _ASKED) // 3
-    rest = take_records(sample, range(_ASKED, compared))
-    itq = ItqHash.fit(sample.vectors[compared:])
-    queries = queries_of(asked)
-    now = _needed(queries, rest.vectors, rest.codes)
+    asked, rest, fit = np.split(rows, (_ASKED, compared))
+    itq = ItqHash.fit(sample.vectors[fit])
+    queries = queries_of(take_records(sample, asked.tolist()))
+    vectors = sample.vectors[rest]
+    now = _needed(queries, vectors, sample.codes[rest])
     fitted = vector_queries(queries.vectors, itq)
-    then = _needed(fitted, rest.vectors, pack(itq.logits(rest.vectors)))
+    then = _needed(fitted, vectors, pack(itq.logits(vectors)))
     better = then <= _BETTER * now
     found = {"sample": len(rest), "needed": {"before": now, "fitted": then}}
     choice = _choice(info, since=chosen.get("since")) | found

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,11 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
     torch.manual_seed(settings.seed)
     model = NexusModel(config)
     say(f"{count_parameters(model):,} parameters, {len(prepared.batches.a):,} pairs")
+    if settings.start:
+        _load_start(model, settings)
+        if prepared.batches.teacher is not None:
+            turned = initialize.turned_to(model, prepared.batches)
+            prepared = replace(prepared, batches=replace(prepared.batches, teacher=turned))
     if latest_checkpoint(settings.out) is None:
         _start(model, prepared, settings, bar)
     _freeze(model, settings.freeze)
@@ -144,13 +150,11 @@ def _keep_freed_memory() -> None:
 def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings, bar: Bar) -> None:
     """Set what need not be learned: see `nexus_vdb.model.initialize`."""
     batches = prepared.batches
-    if settings.start:
-        _load_start(model, settings)
-        if not settings.refit:
-            if settings.bag_steps:
-                raise ConfigError("bag_steps would fit the bag anew", hint="say so: refit = true")
-            return
-    else:
+    if settings.start and not settings.refit:
+        if settings.bag_steps:
+            raise ConfigError("bag_steps would fit the bag anew", hint="say so: refit = true")
+        return
+    if not settings.start:
         if prepared.pieces is not None:
             initialize.start_from_pieces(model, prepared.pieces)
         initialize.start_from_counts(model, batches.b)
@@ -162,14 +166,14 @@ def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings, bar: 
     initialize.start_gates(model, entity_weight=settings.entity_weight)
     sample = np.arange(min(4096, len(batches.a)))
     ids = [
-        tuple(map(torch.from_numpy, table.padded(rows)))
+        batch
         for table in (batches.a, batches.b)
         # Like lengths together: less padding, and the order changes nothing here.
-        for rows in np.array_split(
-            sample[np.argsort(table.lengths[sample], kind="stable")], max(1, len(sample) // 128)
+        for batch in initialize.some_texts(
+            table, sample[np.argsort(table.lengths[sample], kind="stable")]
         )
     ]
-    initialize.fit_fusion(model, ids)  # type: ignore[arg-type]
+    initialize.fit_fusion(model, ids)
 
 
 def _load_start(model: NexusModel, settings: TrainSettings) -> None:

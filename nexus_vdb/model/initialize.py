@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,23 @@ import numpy.typing as npt
 import torch
 
 from nexus_vdb.hashing import ItqHash
+from nexus_vdb.model.batches import PairBatches
 from nexus_vdb.model.data import TokenTable
 from nexus_vdb.model.network import NexusModel
 
-__all__ = ["TeacherSpace", "fit_fusion", "start_from_counts", "start_from_pieces", "start_gates"]
+__all__ = [
+    "TeacherSpace",
+    "fit_fusion",
+    "some_texts",
+    "start_from_counts",
+    "start_from_pieces",
+    "start_gates",
+    "turned_to",
+]
 
 Array = npt.NDArray[np.float32]
+
+_TURNED = 4096  # texts
 
 _SIF = 1e-3  # Arora et al. 2017: weight a / (a + p)
 
@@ -42,6 +54,43 @@ class TeacherSpace:
     def turn(self, vectors: npt.NDArray[np.float16]) -> Array:
         """Teacher vectors `[n, d]` → targets of the semantic head, float32 `[n, semantic dim]`."""
         return np.asarray(vectors.astype(np.float32) @ self.basis)
+
+
+TextBatch = tuple[torch.Tensor, torch.Tensor]
+
+
+def some_texts(table: TokenTable, rows: npt.NDArray[np.int64]) -> Iterator[TextBatch]:
+    """Ids and masks of some texts, a hundred or so at a time."""
+    for part in np.array_split(rows, max(1, len(rows) // 128)):
+        ids, mask = table.padded(part)
+        yield torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+@torch.no_grad()
+def turned_to(model: NexusModel, batches: PairBatches) -> npt.NDArray[np.float16]:
+    """Teacher vectors turned to where a trained network's semantic head has the same texts.
+
+    A teacher's space is known but for a rotation, and that of another run's pairs is another one.
+    Orthogonal Procrustes (Schönemann 1966) on some thousand partners.
+
+    Returns:
+        float16 `[2, n, semantic dim]`.
+    """
+    assert batches.teacher is not None
+    rows = np.arange(min(_TURNED, len(batches.b)))
+    model.eval()
+    parts = [model(ids, mask).semantic for ids, mask in some_texts(batches.b, rows)]
+    model.train()
+    targets = batches.teacher[1][rows].astype(np.float32)
+    left, _, right = np.linalg.svd(targets.T @ torch.cat(parts).float().numpy())
+    return np.stack([_turned(side, left @ right) for side in batches.teacher])
+
+
+def _turned(vectors: npt.NDArray[np.float16], rotation: Array) -> npt.NDArray[np.float16]:
+    parts = np.array_split(vectors, max(1, len(vectors) // 8192))
+    return np.concatenate(
+        [(part.astype(np.float32) @ rotation).astype(np.float16) for part in parts]
+    )
 
 
 @torch.no_grad()

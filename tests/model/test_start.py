@@ -103,6 +103,27 @@ def test_a_run_starts_from_a_bundle_and_leaves_frozen_parts(
         assert torch.equal(value, before[name]) == kept or not value.any(), name
 
 
+def test_a_teacher_is_turned_to_where_a_trained_network_has_the_same_texts(
+    values: dict[str, Any], teacher_folder: Path, tmp_path: Path
+) -> None:
+    values |= {"teachers": [str(teacher_folder)]}
+    values["schedule"] |= {"steps": 60, "learning_rate": 1e-2}
+    run_training(make_settings(TrainSettings, values))
+
+    def vector_losses(folder: Path) -> list[float]:
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return [row["vector"] for row in rows if "vector" in row]
+
+    learned = vector_losses(values["out"])
+    other = tmp_path / "others.jsonl"
+    other.write_text("\n".join(Path(values["pairs"][0]).read_text().splitlines()[300:]))
+    values |= {"start": str(exported(values, "float32")), "out": tmp_path / "second"}
+    values |= {"pairs": [str(other)], "fields": []}
+    values["schedule"] |= {"steps": 1}
+    run_training(make_settings(TrainSettings, values))
+    assert vector_losses(values["out"])[0] < (learned[0] + learned[-1]) / 2
+
+
 def test_a_start_that_does_not_fit_is_refused(
     values: dict[str, Any], network_file: Path, tmp_path: Path
 ) -> None:
