@@ -5,8 +5,9 @@
     python benchmarks/ingest.py --rows 1000 --kills 10 --megabytes 1        small, to try it
 
 Every figure is that of a command in a process of its own: wall time, and the greatest memory that
-the kernel saw it hold. What has been measured is kept in `--work` and not measured again; the page
-is made of whatever is there, so the long parts can be run one by one.
+the kernel saw it hold. What has been measured is kept beside the page, as JSON, and not measured
+again; the page is made of whatever is there, so the long parts can be run one by one. Corpora and
+stores are made in `--work`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ Units = Iterator[tuple[str, Callable[[], Result]]]
 HERE = Path(__file__).resolve().parent
 CLI = (sys.executable, "-c", "from nexus_vdb.cli import main; main()")
 INPUTS = (sys.executable, str(HERE / "ingest_inputs.py"))
-RESULTS = "results.json"
 LOOK = 0.02  # seconds
 _BYTES = 1 if sys.platform == "darwin" else 1024  # that `ru_maxrss` counts in
 
@@ -94,6 +94,8 @@ def measured(*words: str) -> Result:
     wall = time.perf_counter() - started
     peak = usage.ru_maxrss * _BYTES / 1e6
     told = json.loads(said.splitlines()[-1])
+    if isinstance(told, dict):
+        told.pop("store", None)  # what is kept names no path of the machine
     cpu = usage.ru_utime + usage.ru_stime
     times = {"wall": round(wall, 2), "cpu": round(cpu, 2)}
     return {"told": told, "peak_mb": round(peak), "own_mb": round(max(peaks) / 1e6)} | times
@@ -189,9 +191,8 @@ PARTS: dict[str, Callable[[Bench], Units]] = {
 }
 
 
-def load(work: Path) -> Result:
+def load(path: Path) -> Result:
     """What has been measured so far."""
-    path = work / RESULTS
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
@@ -220,13 +221,14 @@ def main(
     """Measure, and write the page."""
     work.mkdir(parents=True, exist_ok=True)
     bench = Bench(data.resolve(), work.resolve(), rows, records, megabytes, kills)
+    kept = out.with_suffix(".json")
     for part in only or PARTS:
         for name, measure in PARTS[part](bench):
-            if name not in load(work) or again:
+            if name not in load(kept) or again:
                 click.echo(f"measuring: {name}", err=True)
                 result = measure() | {"date": datetime.now(timezone.utc).date().isoformat()}
-                (work / RESULTS).write_text(json.dumps(load(work) | {name: result}, indent=1))
-    out.write_text(page(load(work)), encoding="utf-8")
+                kept.write_text(json.dumps(load(kept) | {name: result}, indent=1) + "\n")
+    out.write_text(page(load(kept)), encoding="utf-8")
 
 
 if __name__ == "__main__":

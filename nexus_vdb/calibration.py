@@ -182,10 +182,11 @@ class _Measure:
         tried = max(self.points, key=lambda point: int(point["candidates"]))  # most to lose among
         candidates, probes = tried["candidates"], tried["probes"]
         held = self._held(self._depths[:_SETTLED], candidates, probes)
-        found = self._found(candidates, probes, first=_SETTLED)
-        lost = max(float(np.mean(held) - np.mean(found)), 0.0)
+        lost = np.subtract(held, self._found(candidates, probes, first=_SETTLED))
+        mean, error = max(float(lost.mean()), 0.0), float(lost.std()) / math.sqrt(len(lost))
         for point in self.points:
-            point["recall"] = round(max(point["recall"] - lost, 0.0), 5)
+            point["recall"] = round(max(point["recall"] - mean, 0.0), 5)
+            point["error"] = round(math.hypot(point["error"], error), 5)
 
     def _held(self, depths: Sequence[Rows], candidates: int, probes: float) -> list[float]:
         """For each query the share of the answers that are among so many candidates."""

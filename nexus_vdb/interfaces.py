@@ -225,7 +225,10 @@ class SupportsSample(Protocol):
     """A store that can draw records without reading all of them."""
 
     def sample(self, count: int, *, seed: int = 0) -> Records:
-        """`count` different records drawn evenly from the whole store; all, if it has fewer."""
+        """`count` different records drawn evenly from the whole store; all, if it has fewer.
+
+        In any order: some of them are not a sample by themselves.
+        """
 
 
 @runtime_checkable
