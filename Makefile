@@ -15,8 +15,9 @@ help: ## Say what there is to make
 demo: $(VENV)/.core ## Ingest Python's own documentation, and ask it three questions
 	$(BIN)/nexus-vdb demo
 
+# Threads that spin while they wait would take the cores from the other processes: a third of the time.
 test: lint ## Check style and types, and run all tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev ## Check style and types
 	$(BIN)/ruff check .
