@@ -108,7 +108,6 @@ def run_variant(
         tokenizer=settings.tokenizer,
         out=bundle,
         sample=list(sample),
-        sample_size=2048,
         precision="float32",
         max_tokens=settings.text.max_tokens,
     )
@@ -180,7 +179,7 @@ def main() -> None:
     "--max-tokens", default=96, show_default=True, help="Of a text, trained and searched."
 )
 @click.option("--max-chars", default=300, show_default=True, help="Of side b.")
-@click.option("--sample", multiple=True, help="Texts to centre the hash on.  [the config's pairs]")
+@click.option("--sample", multiple=True, help="Texts to fit the hash to.  [the config's pairs]")
 @click.option("--steps", default=200, show_default=True)
 @click.option("--batch", default=64, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(list(VARIANTS)))

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from nexus_vdb.errors import ModelError, SourceError
@@ -18,7 +17,6 @@ from nexus_vdb.model.bundle import load_checkpoint, write_config
 from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.model.data import TokenTable, expand, read_texts
 from nexus_vdb.model.export import (
-    center_hash,
     export_onnx,
     halve,
     parity,
@@ -26,6 +24,8 @@ from nexus_vdb.model.export import (
     run_onnx,
     run_torch,
 )
+from nexus_vdb.model.hash_fit import fit_hash
+from nexus_vdb.model.initialize import some_texts
 from nexus_vdb.model.network import NexusModel, count_parameters
 from nexus_vdb.model.tokenizer import load_tokenizer
 from nexus_vdb.settings import Settings
@@ -51,7 +51,7 @@ class ExportSettings(Settings):
     tokenizer: Path
     out: Path
     sample: list[str]
-    sample_size: int = Field(4096, ge=64)
+    sample_size: int = Field(16_384, ge=64)
     precision: Precision = Precision.INT8
     max_tokens: int = Field(512, ge=8)
 
@@ -92,11 +92,10 @@ def run_export(
     model, step = load_checkpoint(checkpoint)
     parameters = count_parameters(model)
     table = _sample(settings, max_tokens=min(256, model.config.max_seq_len))
-    batches = [
-        table.padded(rows) for rows in np.array_split(np.arange(len(table)), len(table) // 32)
-    ]
-    say(f"centring the hash on {len(table):,} texts")
-    center_hash(model, [(torch.from_numpy(ids), torch.from_numpy(mask)) for ids, mask in batches])
+    say(f"fitting the hash to {len(table):,} texts")
+    fit_hash(model, some_texts(table, np.argsort(table.lengths, kind="stable")))
+    parts = np.array_split(np.arange(len(table)), len(table) // 32)[:_CALIBRATION]
+    batches = [table.padded(rows) for rows in parts]
     max_tokens = min(settings.max_tokens, model.config.max_seq_len)
     write_config(model, settings.out, max_tokens=max_tokens, tokenizer=settings.tokenizer)
     say(f"writing {settings.precision.value} ONNX")
@@ -118,10 +117,10 @@ def _checkpoint(path: Path) -> Path:
 
 
 def _sample(settings: ExportSettings, *, max_tokens: int) -> TokenTable:
-    """The corpus sample on which each bit's threshold is set to its median."""
+    """The corpus sample that the hash is fitted to."""
     texts = list(islice(read_texts(expand(settings.sample)), settings.sample_size))
     if len(texts) < 64:
-        raise SourceError(f"{len(texts)} texts to centre the hash on; 64 are the least")
+        raise SourceError(f"{len(texts)} texts to fit the hash to; 64 are the least")
     tokenizer = load_tokenizer(settings.tokenizer)
     return TokenTable.build(texts, tokenizer, max_tokens=max_tokens)
 
@@ -147,7 +146,7 @@ def _write_model(
             export_onnx(model, tables, int8_tables=True)
             # Beginnings as well: what people ask is shorter than what they search.
             short = [(ids[:, :_SHORT], mask[:, :_SHORT]) for ids, mask in batches]
-            quantize(tables, target, [*short[:_CALIBRATION], *batches[:_CALIBRATION]])
+            quantize(tables, target, [*short, *batches])
     return difference
 
 

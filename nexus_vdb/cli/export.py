@@ -25,7 +25,7 @@ __all__ = ["command"]
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="A file, or a run folder.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Its tokenizer.model.")
 @click.option("--out", type=click.Path(path_type=Path), help="The bundle folder to write.")
-@click.option("--sample", multiple=True, metavar="FILE", help="Texts to centre the hash on.")
+@click.option("--sample", multiple=True, metavar="FILE", help="Texts to fit the hash to.")
 @click.option("--precision", type=click.Choice(["int8", "float16", "float32"]), help="[int8]")
 @click.option("--max-tokens", type=int, metavar="N", help="Where a text is cut.  [512]")
 @config_option

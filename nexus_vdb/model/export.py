@@ -29,7 +29,6 @@ from nexus_vdb.model.network import NexusModel
 
 __all__ = [
     "OUTPUTS",
-    "center_hash",
     "export_onnx",
     "halve",
     "parity",
@@ -96,14 +95,6 @@ class SignTable(nn.Module):
 
 def _small_table(table: nn.Embedding) -> nn.Module:
     return SignTable(table) if (table.weight.abs() == 1).all() else Int8Table(table)
-
-
-@torch.no_grad()
-def center_hash(model: NexusModel, batches: list[tuple[Tensor, Tensor]]) -> None:
-    """Move each bit's threshold to its median over a corpus sample, so that no bit is wasted."""
-    model.eval()
-    logits = torch.cat([model(ids, mask).hash_logits for ids, mask in batches])
-    model.hash_residual.bias.sub_(logits.median(0).values)
 
 
 def export_onnx(model: NexusModel, path: Path, *, int8_tables: bool = False) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nexus_vdb.hashing import ItqHash
 from nexus_vdb.model.batches import PairBatches
 from nexus_vdb.model.data import TokenTable
+from nexus_vdb.model.hash_fit import itq_residual
 from nexus_vdb.model.network import NexusModel
 
 __all__ = [
@@ -151,17 +151,13 @@ def fit_fusion(model: NexusModel, ids: list[tuple[torch.Tensor, torch.Tensor]]) 
     model.eval()
     if model.config.nsa:
         _fit_anchors(model, torch.cat([model.pool(batch, mask.float())[0] for batch, mask in ids]))
-    concat = torch.cat([model.heads(batch, mask.float())[4] for batch, mask in ids]).double()
+    heads = [model.heads(batch, mask.float()) for batch, mask in ids]
+    concat = torch.cat([parts[4] for parts in heads]).double()
     _, axes = torch.linalg.eigh(concat.T @ concat)
     model.fuse.weight.copy_(axes.flip(1)[:, : model.config.embedding_dim].T)
     if model.config.hash_residual:
-        _fit_hash(model, torch.nn.functional.normalize(model.fuse(concat.float()), dim=-1))
+        embedding = torch.nn.functional.normalize(model.fuse(concat.float()), dim=-1)
+        weight, bias = itq_residual(embedding, torch.cat([parts[2] for parts in heads]))
+        model.hash_residual.weight.copy_(weight)
+        model.hash_residual.bias.copy_(bias)
     model.train()
-
-
-def _fit_hash(model: NexusModel, embedding: torch.Tensor) -> None:
-    itq = ItqHash.fit(embedding.numpy())
-    # Unit deviation of each logit: the residual then speaks as loud as the spectral coordinates.
-    scale = 1 / itq.logits(embedding.numpy()).std(0)
-    model.hash_residual.weight.copy_(torch.from_numpy((itq.projection * scale).T))
-    model.hash_residual.bias.copy_(torch.from_numpy(-(itq.mean @ itq.projection) * scale))
