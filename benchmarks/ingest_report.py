@@ -39,9 +39,10 @@ def _size(name: str) -> float:
     return float(last) if last.replace(".", "").isdigit() else 0.0
 
 
-def title(text: str, part: str, result: Result) -> list[str]:
+def title(text: str, part: str, *results: Result) -> list[str]:
     """A heading, and where the figures below it come from."""
-    return [f"## {text}", "", f"`{COMMAND} {part} --again`, {result['date']}", ""]
+    dates = sorted({one["date"] for one in results})
+    return [f"## {text}", "", f"`{COMMAND} {part} --again`, {' and '.join(dates)}", ""]
 
 
 def verdict(value: float, goal: float, *, least: bool) -> str:
@@ -118,7 +119,9 @@ def memory(results: Result) -> Iterator[str]:
     ]
     if model is None or not rows:
         return
-    yield from title("Memory does not grow with the corpus", "memory", rows[-1][2])
+    yield from title(
+        "Memory does not grow with the corpus", "memory", model, *(run for _, _, run in rows)
+    )
     yield (
         "Short real texts (titles, questions, first words of passages), embedded by the shipped "
         f"model into `faiss://`. The process with the model loaded, after one batch: "
@@ -147,7 +150,7 @@ def rate(results: Result) -> Iterator[str]:
     found = named(results, "rate")
     if not found:
         return
-    yield from title("The encoder is what takes time", "rate", found[-1][1])
+    yield from title("The encoder is what takes time", "rate", *(one for _, one in found))
     yield (
         "The encoder alone and a whole ingest in turn on the same chunks, three rounds; the "
         "median ratio counts. Abstracts are what most corpora are like; of questions of a dozen "
