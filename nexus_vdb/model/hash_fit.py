@@ -22,6 +22,7 @@ FIT_FROM = 4096
 
 _STEPS, _BATCH, _ASKED = 300, 1024, 512
 _RATE, _TEMPERATURE = 2e-3, 0.02
+_RIDGE = 1e-5  # of the variance of all coordinates together
 
 Affine = tuple[Tensor, Tensor]
 """Weight `[64, d]` and bias `[64]`."""
@@ -62,9 +63,13 @@ def itq_residual(embedding: Tensor, spectral: Tensor) -> Affine:
     scale = torch.from_numpy(1 / itq.logits(embedding.numpy()).std(0))
     weight = torch.from_numpy(itq.projection) * scale
     bias = -torch.from_numpy(itq.mean) @ weight
-    ones = torch.ones(len(embedding), 1)
-    said = torch.linalg.lstsq(torch.cat([embedding, ones], 1), spectral).solution
-    return (weight - said[:-1]).T, bias - said[-1]
+    mean, level = embedding.mean(0), spectral.mean(0)
+    centred = (embedding - mean).double()
+    covariance = centred.T @ centred
+    # A ridge, for the vectors of few or simple texts do not span the space.
+    ridge = _RIDGE * covariance.trace() * torch.eye(len(covariance), dtype=torch.float64)
+    said = torch.linalg.solve(covariance + ridge, centred.T @ (spectral - level).double()).float()
+    return (weight - said).T, bias - level + mean @ said
 
 
 def _fitted(embedding: Tensor, spectral: Tensor, seed: int) -> Affine:
