@@ -27,10 +27,10 @@ from nexus_vdb.stages import slices
 
 
 def chunk_texts(corpus: str, id_field: str, encoder: Encoder) -> list[str]:
-    """The texts that an ingest would embed."""
+    """The texts that an ingest would embed; rows that are no documents are left out of both."""
 
     def refuse(*, file: str, row: int, offset: int, reason: str, raw: bytes) -> None:
-        raise click.ClickException(f"{file}:{row}: {reason}")
+        click.echo(f"{file}:{row}: {reason}", err=True)
 
     source = open_corpus([corpus], FieldMap(id=id_field))
     chunker = Chunker(encoder, max_tokens=256, overlap=32)
