@@ -33,7 +33,8 @@ def texts(count: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """Batches of texts of eight words, some words far more frequent than others."""
     random = torch.Generator().manual_seed(seed)
     words = (398 * torch.rand(count, 8, generator=random) ** 2).long() + 2
-    return [(part, torch.ones_like(part)) for part in words.split(512)]
+    parts = [words[start : start + 512] for start in range(0, count, 512)]
+    return [(part, torch.ones_like(part)) for part in parts]
 
 
 @torch.no_grad()
