@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from nexus_vdb.errors import ModelError, SourceError
+from nexus_vdb.model.batches import text_batches
 from nexus_vdb.model.bundle import load_checkpoint, write_config
 from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.model.data import TokenTable, expand, read_texts
@@ -24,8 +25,7 @@ from nexus_vdb.model.export import (
     run_onnx,
     run_torch,
 )
-from nexus_vdb.model.hash_fit import fit_hash
-from nexus_vdb.model.initialize import some_texts
+from nexus_vdb.model.hash_fit import FIT_FROM, fit_hash
 from nexus_vdb.model.network import NexusModel, count_parameters
 from nexus_vdb.model.tokenizer import load_tokenizer
 from nexus_vdb.settings import Settings
@@ -92,8 +92,9 @@ def run_export(
     model, step = load_checkpoint(checkpoint)
     parameters = count_parameters(model)
     table = _sample(settings, max_tokens=min(256, model.config.max_seq_len))
-    say(f"fitting the hash to {len(table):,} texts")
-    fit_hash(model, some_texts(table, np.argsort(table.lengths, kind="stable")))
+    few = "" if len(table) >= FIT_FROM else f": only its thresholds, for fewer than {FIT_FROM:,}"
+    say(f"fitting the hash to {len(table):,} texts{few}")
+    fit_hash(model, text_batches(table, np.argsort(table.lengths, kind="stable")))
     parts = np.array_split(np.arange(len(table)), len(table) // 32)[:_CALIBRATION]
     batches = [table.padded(rows) for rows in parts]
     max_tokens = min(settings.max_tokens, model.config.max_seq_len)

@@ -23,6 +23,7 @@ from nexus_vdb.encoder import find_bundle
 from nexus_vdb.errors import ConfigError
 from nexus_vdb.model import initialize
 from nexus_vdb.model.bag import fit_bag
+from nexus_vdb.model.batches import text_batches
 from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.gradients import Ranks
@@ -169,9 +170,7 @@ def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings, bar: 
         batch
         for table in (batches.a, batches.b)
         # Like lengths together: less padding, and the order changes nothing here.
-        for batch in initialize.some_texts(
-            table, sample[np.argsort(table.lengths[sample], kind="stable")]
-        )
+        for batch in text_batches(table, sample[np.argsort(table.lengths[sample], kind="stable")])
     ]
     initialize.fit_fusion(model, ids)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from nexus_vdb.model.data import TokenTable
 from nexus_vdb.model.lexicon import Lexicon
 from nexus_vdb.model.schedule import Schedule
 
-__all__ = ["Batch", "Negatives", "PairBatches"]
+__all__ = ["Batch", "Negatives", "PairBatches", "text_batches"]
 
 _BUCKET = 64  # batches sorted by length together: little padding, yet mixed neighbours
 
@@ -133,3 +134,10 @@ class PairBatches:
             both(self.teacher),
             both(self.topics),
         )
+
+
+def text_batches(table: TokenTable, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids and masks of some texts, int64 `[n, T]`, a hundred or so at a time."""
+    for part in np.array_split(rows, max(1, len(rows) // 128)):
+        ids, mask = table.padded(part)
+        yield torch.from_numpy(ids), torch.from_numpy(mask)

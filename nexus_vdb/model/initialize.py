@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from nexus_vdb.model.batches import PairBatches
+from nexus_vdb.model.batches import PairBatches, text_batches
 from nexus_vdb.model.data import TokenTable
 from nexus_vdb.model.hash_fit import itq_residual
 from nexus_vdb.model.network import NexusModel
@@ -17,7 +16,6 @@ from nexus_vdb.model.network import NexusModel
 __all__ = [
     "TeacherSpace",
     "fit_fusion",
-    "some_texts",
     "start_from_counts",
     "start_from_pieces",
     "start_gates",
@@ -56,16 +54,6 @@ class TeacherSpace:
         return np.asarray(vectors.astype(np.float32) @ self.basis)
 
 
-TextBatch = tuple[torch.Tensor, torch.Tensor]
-
-
-def some_texts(table: TokenTable, rows: npt.NDArray[np.int64]) -> Iterator[TextBatch]:
-    """Ids and masks of some texts, a hundred or so at a time."""
-    for part in np.array_split(rows, max(1, len(rows) // 128)):
-        ids, mask = table.padded(part)
-        yield torch.from_numpy(ids), torch.from_numpy(mask)
-
-
 @torch.no_grad()
 def turned_to(model: NexusModel, batches: PairBatches) -> npt.NDArray[np.float16]:
     """Teacher vectors turned to where a trained network's semantic head has the same texts.
@@ -79,7 +67,7 @@ def turned_to(model: NexusModel, batches: PairBatches) -> npt.NDArray[np.float16
     assert batches.teacher is not None
     rows = np.arange(min(_TURNED, len(batches.b)))
     model.eval()
-    parts = [model(ids, mask).semantic for ids, mask in some_texts(batches.b, rows)]
+    parts = [model(ids, mask).semantic for ids, mask in text_batches(batches.b, rows)]
     model.train()
     targets = batches.teacher[1][rows].astype(np.float32)
     left, _, right = np.linalg.svd(targets.T @ torch.cat(parts).float().numpy())
