@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import faiss
@@ -22,7 +23,7 @@ from nexus_vdb.model.teachers import Teacher, find_teacher
 from nexus_vdb.model.tokenizer import piece_texts
 from nexus_vdb.pipelines._train_settings import TrainSettings
 
-__all__ = ["Bar", "Prepared", "Say", "no_bar", "prepare"]
+__all__ = ["Bar", "Prepared", "Say", "Update", "no_bar", "prepare"]
 
 Say = Callable[[str], None]
 Update = Callable[[int, int | None, str], None]
@@ -94,12 +95,13 @@ def _pairs(settings: TrainSettings, say: Say) -> list[Pair]:
     low, high = np.log([settings.text.min_chars_b, settings.text.max_chars_b])
     refused: Counter[str] = Counter()
     pairs, cut = [], 0
-    for pair in read_pairs(
+    found = read_pairs(
         expand(settings.pairs),
         fields=settings.fields,
         weights=settings.source_weights,
         refuse=lambda reason: refused.update([reason]),
-    ):
+    )
+    for pair in islice(found, settings.skip_pairs, None):
         a = cut_text(pair.a, limit=settings.text.max_chars_a)
         b = cut_text(pair.b, limit=int(np.exp(random.uniform(low, high))))
         cut += (a != pair.a) + (b != pair.b)
@@ -114,7 +116,7 @@ def _pairs(settings: TrainSettings, say: Say) -> list[Pair]:
     if len(pairs) <= settings.holdout:
         raise SourceError(
             f"{len(pairs)} pairs, of which holdout={settings.holdout} are for validation{said}",
-            hint="give more pairs, or lower holdout",
+            hint="give more pairs, or lower --holdout",
         )
     return pairs
 

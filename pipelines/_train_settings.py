@@ -31,9 +31,10 @@ class TrainSettings(Settings):
         freeze: Parts of the network that are not trained: "blocks", "tokens", "bag.table" …
         stemmer: Snowball language by which pieces are one term to the entity head; "" for none.
         refit: Fit entity bag, gates, fusion and hash anew, though the run has a `start`.
-        bag_steps: Updates of the entity bag by itself before the run; 0 leaves it at random.
         entity_weight: Length of the entity part of the fused vector at the start, beside the
             semantic part's.
+        skip_pairs: Pairs left out at the beginning, after `source_weights`: those that a run before
+            this one has seen.
         teacher_cache: Where the teachers' vectors are kept; by default in the run's folder.
     """
 
@@ -45,10 +46,10 @@ class TrainSettings(Settings):
     freeze: list[str] = []
     stemmer: str = "english"
     refit: bool = False
-    bag_steps: int = Field(0, ge=0)
     entity_weight: float = Field(0.6, gt=0)
     fields: list[str] = []
     source_weights: dict[str, float] = {}
+    skip_pairs: int = Field(0, ge=0)
     max_pairs: int = 200_000
     holdout: int = Field(2000, ge=20)
     teachers: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from pydantic import Field
+from torch import Tensor
 
 from nexus_vdb.errors import ModelError, SourceError
 from nexus_vdb.model.batches import text_batches
@@ -28,6 +29,7 @@ from nexus_vdb.model.export import (
 from nexus_vdb.model.hash_fit import FIT_FROM, fit_hash
 from nexus_vdb.model.network import NexusModel, count_parameters
 from nexus_vdb.model.tokenizer import load_tokenizer
+from nexus_vdb.pipelines._train_inputs import Bar, Say, Update, no_bar
 from nexus_vdb.settings import Settings
 
 __all__ = ["ExportReport", "ExportSettings", "Precision", "run_export"]
@@ -80,9 +82,14 @@ class ExportReport:
 
 
 def run_export(
-    settings: ExportSettings, *, say: Callable[[str], None] = lambda line: None
+    settings: ExportSettings, *, say: Say = lambda line: None, bar: Bar = no_bar
 ) -> ExportReport:
     """Write the bundle.
+
+    Args:
+        settings: What of.
+        say: Told what happens, line by line.
+        bar: Opens a progress bar, for the sample has to go through the whole network.
 
     Raises:
         ModelError: there is no checkpoint, or ONNX and torch differ by more than 1e-4.
@@ -94,7 +101,8 @@ def run_export(
     table = _sample(settings, max_tokens=min(256, model.config.max_seq_len))
     few = "" if len(table) >= FIT_FROM else f": only its thresholds, for fewer than {FIT_FROM:,}"
     say(f"fitting the hash to {len(table):,} texts{few}")
-    fit_hash(model, text_batches(table, np.argsort(table.lengths, kind="stable")))
+    with bar("texts") as update:
+        fit_hash(model, _by_length(table, update))
     parts = np.array_split(np.arange(len(table)), len(table) // 32)[:_CALIBRATION]
     batches = [table.padded(rows) for rows in parts]
     max_tokens = min(settings.max_tokens, model.config.max_seq_len)
@@ -124,6 +132,14 @@ def _sample(settings: ExportSettings, *, max_tokens: int) -> TokenTable:
         raise SourceError(f"{len(texts)} texts to fit the hash to; 64 are the least")
     tokenizer = load_tokenizer(settings.tokenizer)
     return TokenTable.build(texts, tokenizer, max_tokens=max_tokens)
+
+
+def _by_length(table: TokenTable, update: Update) -> Iterator[tuple[Tensor, Tensor]]:
+    done = 0
+    for ids, mask in text_batches(table, np.argsort(table.lengths, kind="stable")):
+        yield ids, mask
+        done += len(ids)
+        update(done, len(table), "")
 
 
 def _write_model(

@@ -22,17 +22,16 @@ import torch.distributed as dist
 from nexus_vdb.encoder import find_bundle
 from nexus_vdb.errors import ConfigError
 from nexus_vdb.model import initialize
-from nexus_vdb.model.bag import fit_bag
 from nexus_vdb.model.batches import text_batches
 from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.gradients import Ranks
 from nexus_vdb.model.losses import cut
-from nexus_vdb.model.network import NexusModel, count_parameters
+from nexus_vdb.model.network import NexusModel, NexusOutput, count_parameters
 from nexus_vdb.model.precision import autocast
 from nexus_vdb.model.tokenizer import load_tokenizer
 from nexus_vdb.model.trainer import train
-from nexus_vdb.pipelines._train_inputs import Bar, Prepared, Say, no_bar, prepare
+from nexus_vdb.pipelines._train_inputs import Bar, Prepared, Say, Update, no_bar, prepare
 from nexus_vdb.pipelines._train_settings import TrainSettings
 
 __all__ = ["Bar", "Say", "TrainSettings", "no_bar", "run_training"]
@@ -74,11 +73,12 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
             turned = initialize.turned_to(model, prepared.batches)
             prepared = replace(prepared, batches=replace(prepared.batches, teacher=turned))
     if latest_checkpoint(settings.out) is None:
-        _start(model, prepared, settings, bar)
+        _start(model, prepared, settings)
     _freeze(model, settings.freeze)
 
     def validate(model: NexusModel) -> dict[str, float]:
-        found = _held_out_mrr(model, prepared, device=device)
+        with bar("held out") as update, initialize.without_idle_blocks(model):
+            found = _held_out_mrr(model, prepared, device=device, update=update)
         say("held out: " + "  ".join(f"{name} {value:.3f}" for name, value in found.items()))
         return found
 
@@ -148,22 +148,17 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings, bar: Bar) -> None:
+def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> None:
     """Set what need not be learned: see `nexus_vdb.model.initialize`."""
     batches = prepared.batches
     if settings.start and not settings.refit:
-        if settings.bag_steps:
-            raise ConfigError("bag_steps would fit the bag anew", hint="say so: refit = true")
         return
     if not settings.start:
         if prepared.pieces is not None:
             initialize.start_from_pieces(model, prepared.pieces)
         initialize.start_from_counts(model, batches.b)
     if model.bag is not None:
-        with bar("entity bag") as update:
-            sides = (batches.a, batches.b)
-            steps, seed = settings.bag_steps, settings.seed
-            fit_bag(model.bag, sides, batches.lexicon, steps=steps, seed=seed, report=update)
+        initialize.start_bag(model.bag, batches.lexicon, seed=settings.seed)
     initialize.start_gates(model, entity_weight=settings.entity_weight)
     sample = np.arange(min(4096, len(batches.a)))
     ids = [
@@ -216,17 +211,18 @@ def _freeze(model: NexusModel, names: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def _held_out_mrr(model: NexusModel, prepared: Prepared, *, device: str) -> dict[str, float]:
+def _held_out_mrr(
+    model: NexusModel, prepared: Prepared, *, device: str, update: Update
+) -> dict[str, float]:
     """MRR of each held-out text's partner among all held-out partners: fused, by head, by hash."""
     model.eval()
-    outputs = []
-    for table in (prepared.held_a, prepared.held_b):
-        parts = []
+    outputs: list[list[NexusOutput]] = [[], []]
+    for parts, table in zip(outputs, (prepared.held_a, prepared.held_b), strict=True):
         for rows in np.array_split(np.arange(len(table)), max(1, len(table) // 100)):
             ids, mask = (torch.from_numpy(x).to(device) for x in table.padded(rows))
             with autocast(device):
                 parts.append(model(ids, mask))
-        outputs.append(parts)
+            update(sum(map(len, outputs)) * 100, 2 * len(table), "")
 
     def stack(side: int, name: str) -> torch.Tensor:
         return torch.cat([getattr(part, name) for part in outputs[side]]).float()

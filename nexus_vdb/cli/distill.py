@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from nexus_vdb.cli.common import examples, note, progress_bar
-from nexus_vdb.cli.training import training_options, training_settings
+from nexus_vdb.cli.common import examples, note
+from nexus_vdb.cli.training import log_bar, training_options, training_settings
 
 __all__ = ["command"]
 
@@ -30,4 +30,4 @@ def command(*, config: Path | None, **options: Any) -> None:
     """
     from nexus_vdb.pipelines.distill import run_distillation
 
-    click.echo(run_distillation(training_settings(config, options), say=note, bar=progress_bar))
+    click.echo(run_distillation(training_settings(config, options), say=note, bar=log_bar))

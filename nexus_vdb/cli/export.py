@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from nexus_vdb.cli.common import as_json, config_option, examples, note, print_json
+from nexus_vdb.cli.training import log_bar
 
 __all__ = ["command"]
 
@@ -26,6 +27,7 @@ __all__ = ["command"]
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Its tokenizer.model.")
 @click.option("--out", type=click.Path(path_type=Path), help="The bundle folder to write.")
 @click.option("--sample", multiple=True, metavar="FILE", help="Texts to fit the hash to.")
+@click.option("--sample-size", type=int, metavar="N", help="Of them at most.  [16384]")
 @click.option("--precision", type=click.Choice(["int8", "float16", "float32"]), help="[int8]")
 @click.option("--max-tokens", type=int, metavar="N", help="Where a text is cut.  [512]")
 @config_option
@@ -36,7 +38,7 @@ def command(*, config: Path | None, as_json: bool, **options: Any) -> None:
     from nexus_vdb.settings import load_settings
 
     options["sample"] = list(options["sample"]) or None
-    report = run_export(load_settings(ExportSettings, config, options), say=note)
+    report = run_export(load_settings(ExportSettings, config, options), say=note, bar=log_bar)
     if as_json:
         print_json(asdict(report) | {"bundle": str(report.bundle)})
         return

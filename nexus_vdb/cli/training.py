@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nexus_vdb.cli.common import progress_bar
+
 if TYPE_CHECKING:
     from nexus_vdb.pipelines.train import TrainSettings
 
-__all__ = ["training_options", "training_settings"]
+__all__ = ["log_bar", "training_options", "training_settings"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+log_bar = partial(progress_bar, lines=True)
+"""Progress that a log file shows too: training often runs where nobody watches."""
 
 _SCHEDULE = ("steps", "batch", "learning_rate", "seed")
 _TEXT = {"max_len": "max_tokens"}
@@ -28,6 +34,7 @@ _OPTIONS = (
     click.option("--fields", metavar="A,B", help="Fields of a pair.  [a,b; text_a,text_b; …]"),
     click.option("--out", type=click.Path(path_type=Path), help="Run folder."),
     click.option("--max-pairs", type=int, metavar="N", help="Pairs to use at most."),
+    click.option("--holdout", type=int, metavar="N", help="Pairs kept back to measure.  [2000]"),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[cpu]"),
     click.option("--minutes", type=float, metavar="N", help="Stop then, with a checkpoint."),
     click.option("--steps", type=int, metavar="N", help="Steps in all."),

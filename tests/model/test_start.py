@@ -1,4 +1,4 @@
-"""What a run can begin with: a bundle's weights, a bag fitted by itself, parts left as they are."""
+"""What a run can begin with: a bundle's weights, parts fitted anew, parts left as they are."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 
 from nexus_vdb.encoder import find_bundle
 from nexus_vdb.errors import ConfigError, ModelError
-from nexus_vdb.model.bag import fit_bag, start_bag
 from nexus_vdb.model.bundle import load_checkpoint
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.data import TokenTable, read_pairs
 from nexus_vdb.model.export import run_onnx
+from nexus_vdb.model.initialize import start_bag, without_idle_blocks
 from nexus_vdb.model.lexicon import Lexicon, term_of_piece
-from nexus_vdb.model.network import EntityBag
+from nexus_vdb.model.network import EntityBag, NexusModel
 from nexus_vdb.model.precision import has_fast_bf16
 from nexus_vdb.model.tokenizer import load_tokenizer
 from nexus_vdb.model.unpack import load_bundle
@@ -139,7 +139,7 @@ def test_a_start_that_does_not_fit_is_refused(
 
 
 def test_no_steps_keep_what_was_fitted(values: dict[str, Any]) -> None:
-    values |= {"schedule": {"steps": 0, "batch": 32}, "bag_steps": 3}
+    values |= {"schedule": {"steps": 0, "batch": 32}}
     model, step = load_checkpoint(run_training(make_settings(TrainSettings, values)))
     assert step == 0
     share = torch.sigmoid(model.gates.bias.detach())
@@ -155,9 +155,6 @@ def test_a_refit_makes_a_wider_bag_of_signs(
     wider.write_text(json.dumps({**json.loads(network_file.read_text()), "bag_dim": 320}))
     values |= {"start": str(bundle), "out": tmp_path / "second", "network": wider}
     values |= {"schedule": {"steps": 0, "batch": 32}, "freeze": ["bag.table"]}
-    kept = values | {"network": network_file, "bag_steps": 3}
-    with pytest.raises(ConfigError, match="bag_steps would fit the bag anew"):
-        run_training(make_settings(TrainSettings, kept))
     with pytest.raises(ConfigError, match="another network"):
         run_training(make_settings(TrainSettings, values))
     trained, _ = load_checkpoint(
@@ -184,29 +181,37 @@ def test_pieces_of_one_stem_are_one_term() -> None:
         term_of_piece(tokenizer, "klingon")
 
 
-def test_a_fitted_bag_ranks_more_as_exact_bags_do(
+def test_a_bag_of_signs_ranks_much_as_the_exact_bags(
     pairs_file: Path, tokenizer_file: Path, network_file: Path
 ) -> None:
     tokenizer = load_tokenizer(tokenizer_file)
-    pairs = list(read_pairs([pairs_file]))
-    sides = [
-        TokenTable.build([getattr(pair, side) for pair in pairs], tokenizer, max_tokens=48)
-        for side in ("a", "b")
-    ]
-    lexicon = Lexicon.build(sides[1], np.arange(600))
+    texts = [pair.b for pair in read_pairs([pairs_file])]
+    table = TokenTable.build(texts, tokenizer, max_tokens=48)
+    lexicon = Lexicon.build(table, np.arange(600))
     bag = EntityBag(load_config(network_file))
-    exact = lexicon.cosines([sides[1][row] for row in range(200)])
-
-    def error() -> float:
-        ids, mask = map(torch.from_numpy, sides[1].padded(np.arange(200)))
-        with torch.no_grad():
-            vectors = bag(ids, mask.float()).numpy()
-        return float(np.square(vectors @ vectors.T - exact).mean())
-
     start_bag(bag, lexicon)
-    before = error()
-    fit_bag(bag, sides, lexicon, steps=150)
-    assert error() < 0.7 * before
+    ids, mask = map(torch.from_numpy, table.padded(np.arange(200)))
+    with torch.no_grad():
+        vectors = bag(ids, mask.float()).numpy()
+    error = vectors @ vectors.T - lexicon.cosines([table[row] for row in range(200)])
+    # Of a random projection to d dimensions: about (1 - cosine²) / d, never more than 1 / d.
+    assert np.square(error).mean() < 1 / vectors.shape[1]
+    assert np.abs(error.mean()) < 0.01
+
+
+def test_blocks_are_left_out_only_while_they_add_nothing(network_file: Path) -> None:
+    torch.manual_seed(0)
+    model = NexusModel(load_config(network_file)).eval()
+    ids = torch.randint(5, 600, (4, 9))
+    with torch.no_grad():
+        whole = model(ids, torch.ones_like(ids)).embedding
+        with without_idle_blocks(model):
+            assert len(model.blocks) == 0
+            assert torch.equal(model(ids, torch.ones_like(ids)).embedding, whole)
+        assert len(model.blocks) == 1
+        model.get_parameter("blocks.0.down.weight")[3, 5] = 1e-3
+        with without_idle_blocks(model):
+            assert len(model.blocks) == 1
 
 
 def test_bf16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:

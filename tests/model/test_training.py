@@ -67,6 +67,17 @@ def test_a_finished_run_is_not_trained_again(values: Any) -> None:
     assert run_training(settings(values, steps=10)).read_bytes() == before
 
 
+def test_pairs_that_are_skipped_might_as_well_not_be_there(values: Any, tmp_path: Path) -> None:
+    rest = tmp_path / "rest.jsonl"
+    lines = Path(values["pairs"][0]).read_text().splitlines(keepends=True)
+    rest.write_text("".join(lines[150:]))
+    skipping = values | {"skip_pairs": 150, "out": tmp_path / "one"}
+    found = load_file(run_training(settings(skipping, steps=2)))
+    values |= {"pairs": [str(rest)]}
+    for name, tensor in load_file(run_training(settings(values, steps=2))).items():
+        assert torch.equal(tensor, found[name]), name
+
+
 def test_a_checkpoint_of_another_network_is_refused(values: Any, network_file: Path) -> None:
     run_training(settings(values, steps=10))
     other = network_file.with_name("other.json")
