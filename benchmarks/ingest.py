@@ -157,7 +157,7 @@ def _rows(bench: Bench, kind: str, count: int) -> Result:
 
 def rate(bench: Bench) -> Units:
     """A whole ingest beside the encoder alone, of abstracts and of short questions."""
-    for name in ("cranfield", "quora-small"):
+    for name in ("cranfield", "scifact", "quora-small"):
         corpus = str(bench.data / "eval" / name / "corpus.jsonl")
         words = (sys.executable, str(HERE / "ingest_rate.py"), corpus, "--id-field", "_id")
         yield f"rate {name}", partial(measured, *words, "--json")

@@ -123,7 +123,7 @@ class SummedFile(io.BufferedWriter):
     def sums(self) -> Sums:
         """Of its pages, the last and shorter one included."""
         rest = [self._open] if self.size % PAGE else []
-        return np.array([*self._sums, *rest], dtype="<u4")
+        return np.array(self._sums + array("I", rest), dtype="<u4")
 
 
 def page_sums(data: Any) -> Sums:
