@@ -153,8 +153,9 @@ def rate(results: Result) -> Iterator[str]:
     yield from title("The encoder is what takes time", "rate", *(one for _, one in found))
     yield (
         "The encoder alone and a whole ingest in turn on the same chunks, three rounds; the "
-        "median ratio counts. Abstracts are what most corpora are like; of questions of a dozen "
-        "tokens the encoder makes so many a second that all else weighs most."
+        "median ratio counts, the rates are those of the last. Abstracts are what most corpora "
+        "are like; of questions of a dozen tokens the encoder makes so many a second that all "
+        "else weighs most."
     )
     yield from (
         "",

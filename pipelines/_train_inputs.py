@@ -116,7 +116,7 @@ def _pairs(settings: TrainSettings, say: Say) -> list[Pair]:
     if len(pairs) <= settings.holdout:
         raise SourceError(
             f"{len(pairs)} pairs, of which holdout={settings.holdout} are for validation{said}",
-            hint="give more pairs, or lower --holdout",
+            hint="give more pairs, skip fewer, or lower --holdout",
         )
     return pairs
 

@@ -109,9 +109,9 @@ def start_from_counts(model: NexusModel, table: TokenTable) -> None:
 def start_bag(bag: EntityBag, lexicon: Lexicon, *, seed: int = 0) -> None:
     """Random signs for each term, IDF as weight: a random projection of the exact bags.
 
-    Signs keep distances as well as normal deviates do (Achlioptas 2003), and take a bit each. Of
-    what they lose no training brought back more than the noise of a draw: on SciFact a bag of 512
-    finds .57, an exact one .645; beside meaning .63 and .65.
+    Signs keep distances as well as normal deviates do (Achlioptas 2003), and take a bit each. On
+    SciFact 512 of them find an nDCG@10 of .57, exact bags .645; beside meaning .63 and .65.
+    Training 256 of them gained .015 alone and nothing beside meaning, in the noise of a draw.
     """
     random = torch.Generator().manual_seed(seed)
     size = (len(lexicon.idf), bag.table.embedding_dim)
