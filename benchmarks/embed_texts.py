@@ -3,7 +3,8 @@
     python benchmarks/embed_texts.py runs/million PAIRS.parquet… PASSAGES.parquet --count 1000000
 
 Every text column of the files is read, row by row; the first `--count` different texts are the
-corpus, the `--queries` after them the queries. The folder then holds
+corpus, the `--queries` after them the queries; of a text longer than `--characters`, its first
+words. The folder then holds
 
     texts.parquet   id, text
     vectors.f16     float16 [count, 768], unit rows
@@ -31,11 +32,15 @@ from nexus_vdb.encoder import OnnxEncoder, load_encoder
 BLOCK = 8192
 
 
-def texts_of(files: tuple[Path, ...], columns: tuple[str, ...]) -> Iterator[str]:
+def texts_of(
+    files: tuple[Path, ...], columns: tuple[str, ...], characters: int | None
+) -> Iterator[str]:
     """Different texts, a row of each file in turn, so that every prefix is a fair mixture."""
     seen: set[int] = set()
     for row in interleaved(files, columns):
         for text in row:
+            if characters and len(text or "") > characters:
+                text = text[:characters].rpartition(" ")[0]
             if text and text.strip() and (key := hash(text)) not in seen:
                 seen.add(key)
                 yield text
@@ -97,15 +102,23 @@ def embed(folder: Path, encoder: OnnxEncoder) -> None:
 @click.option("--columns", default="a,b,text")
 @click.option("--count", default=1_000_000)
 @click.option("--queries", default=1000)
+@click.option("--characters", type=int, help="Cut longer texts behind a word.  [whole texts]")
 @click.option("--model")
 def main(
-    folder: Path, files: tuple[Path, ...], columns: str, count: int, queries: int, model: str | None
+    folder: Path,
+    files: tuple[Path, ...],
+    columns: str,
+    count: int,
+    queries: int,
+    characters: int | None,
+    model: str | None,
 ) -> None:
     """Embed texts of Parquet files into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     encoder = load_encoder(model)
     if not (folder / "asked.parquet").exists():
-        prepare(folder, texts_of(files, tuple(columns.split(","))), count, queries)
+        texts = texts_of(files, tuple(columns.split(",")), characters)
+        prepare(folder, texts, count, queries)
     asked = pq.read_table(folder / "asked.parquet")["text"].to_pylist()
     made = encoder.encode(asked)
     np.savez(folder / "queries.npz", vectors=made.vectors, hash_logits=made.hash_logits)

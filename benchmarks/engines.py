@@ -300,33 +300,37 @@ class Nexus:
     )
 
     def build(self, vectors: Vectors, folder: Path) -> None:
-        """Write records without text, fit the hash, make the lists."""
-        from nexus_vdb.chunking import chunk_id
+        """Fit the hash, and write records without text in one commit."""
         from nexus_vdb.connectors.faiss import FaissStore
         from nexus_vdb.hashing import ItqHash, pack
+        from nexus_vdb.tables import table_of
+        from nexus_vdb.threads import one_blas_thread
         from nexus_vdb.types import Records, StoreSchema
+
+        def tables() -> Iterator[Any]:
+            for start, block in vectors.blocks():
+                names = [str(row) for row in range(start, start + len(block))]
+                yield table_of(
+                    Records(
+                        ids=names,
+                        document_ids=names,
+                        ordinals=np.zeros(len(block), np.int32),
+                        texts=[""] * len(block),
+                        metadata=[{}] * len(block),
+                        content_hashes=[""] * len(block),
+                        vectors=block,
+                        codes=pack(itq.logits(block)),
+                    )
+                )
 
         store = FaissStore.open(f"faiss://{folder}/store", StoreSchema())
         stored = np.memmap(vectors.file, dtype="<f2", mode="r").reshape(-1, DIM)
         rows = np.random.default_rng(0).permutation(vectors.count)[:20_000]
-        itq = ItqHash.fit(stored[np.sort(rows)].astype(np.float32))
-        for start, block in vectors.blocks():
-            names = [str(row) for row in range(start, start + len(block))]
-            store.upsert(
-                Records(
-                    ids=[chunk_id(name, 0) for name in names],
-                    document_ids=names,
-                    ordinals=np.zeros(len(block), np.int32),
-                    texts=[""] * len(block),
-                    metadata=[{}] * len(block),
-                    content_hashes=[""] * len(block),
-                    vectors=block,
-                    codes=pack(itq.logits(block)),
-                )
-            )
+        with one_blas_thread():  # as an ingest: others would spin from one product to the next
+            itq = ItqHash.fit(stored[np.sort(rows)].astype(np.float32))
+            store.upsert_tables(tables())
         store.set_meta("itq", itq.to_json())
         store.set_meta("hash", "itq")
-        store.optimize()
         store.close()
 
     def open(self, folder: Path) -> None:

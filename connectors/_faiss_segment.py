@@ -260,6 +260,14 @@ class Segment:
         """Every row, dead or not, that has one of the ids."""
         return self._find(ID, "id", ids)
 
+    def outdated(self) -> Rows:
+        """Rows whose id comes again in a later row, rising."""
+        hashes, order = self._sorted(ID)
+        first = np.flatnonzero(hashes[1:] == hashes[:-1])
+        rows = np.unique(order[np.concatenate([first, first + 1])]).astype(np.int64)
+        last = dict(zip(self.column("id", rows), rows.tolist(), strict=True))
+        return np.setdiff1d(rows, np.array(list(last.values()), dtype=np.int64))
+
     def rows_of_documents(self, document_ids: Sought) -> list[tuple[str, int]]:
         """Every row, dead or not, that belongs to one of the documents."""
         return self._find(DOCUMENT, "document_id", document_ids)

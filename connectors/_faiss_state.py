@@ -18,7 +18,7 @@ from nexus_vdb.connectors._faiss_filter import FilterColumns
 from nexus_vdb.connectors._faiss_halves import Halves, Mask
 from nexus_vdb.connectors._faiss_lists import LISTED
 from nexus_vdb.connectors._faiss_scan import HashScan
-from nexus_vdb.connectors._faiss_segment import Segment, sought
+from nexus_vdb.connectors._faiss_segment import Segment, Sought, sought
 from nexus_vdb.errors import StoreCorrupt
 from nexus_vdb.filters import Filter
 from nexus_vdb.ranking import Rows
@@ -149,6 +149,11 @@ class State:
     def matching(self, where: Filter | None) -> list[Rows]:
         """Live rows that match, by segment."""
         return [view.rows(where) for view in self.views]
+
+    def rows_with_ids(self, ids: Sought) -> list[Rows]:
+        """Live rows that have one of the ids, by segment."""
+        pairs = [view.living(view.segment.rows_of_ids(ids)) for view in self.views]
+        return [np.array([row for _, row in some], dtype=np.int64) for some in pairs]
 
     def rows_of_ids(self, ids: Sequence[str]) -> dict[str, int]:
         """Row of each id that is there."""

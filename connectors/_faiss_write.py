@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from nexus_vdb.checks import check_vectors
 from nexus_vdb.connectors._faiss_check import SummedFile, Sums, page_sums, write_sums
 from nexus_vdb.connectors._faiss_files import CODES, SegmentEntry
-from nexus_vdb.connectors._faiss_halves import Halves, floats
+from nexus_vdb.connectors._faiss_halves import Halves, floats, halves_of
 from nexus_vdb.connectors._faiss_lists import LISTED, LISTED_IN_PASSING, list_rows
 from nexus_vdb.connectors._faiss_maps import let_go
 from nexus_vdb.errors import StoreError
 from nexus_vdb.folders import fsync_folder, naming
 from nexus_vdb.ranking import Rows, cut_vectors
-from nexus_vdb.records import take_records
 from nexus_vdb.tables import codes_of, hex_array, table_schema, vector_array, vectors_of
 from nexus_vdb.types import Records, StoreSchema
 
@@ -36,6 +36,7 @@ __all__ = [
     "block_of",
     "block_of_table",
     "hash_texts",
+    "hashes_of",
     "table_of_block",
     "write_segment",
 ]
@@ -91,14 +92,12 @@ class Block:
         return len(self.codes)
 
 
-def block_of(records: Records, rows: Sequence[int]) -> Block:
-    """Some rows of records in the form they have on disk.
+def block_of(records: Records) -> Block:
+    """Records in the form they have on disk.
 
     Raises:
         StoreError: a text is not valid Unicode, or metadata are not JSON values.
     """
-    if len(rows) < len(records):
-        records = take_records(records, rows)
     try:
         columns = [
             records.ids,
@@ -116,14 +115,22 @@ def block_of(records: Records, rows: Sequence[int]) -> Block:
         ) from error
     table = pa.RecordBatch.from_arrays(arrays, schema=COLUMNS)
     hashes = np.stack([hash_texts(records.ids), hash_texts(records.document_ids)])
-    vectors, codes = records.vectors.astype("<f2"), records.codes.astype("<u8")
+    vectors, codes = halves_of(records.vectors), records.codes.astype("<u8")
     return Block(table, vectors, codes, hashes=hashes)
 
 
-def block_of_table(table: Any) -> Block:
-    """A batch with the columns of `nexus_vdb.tables` in the form it has on disk."""
+def block_of_table(table: Any, dim: int) -> Block:
+    """A batch with the columns of `nexus_vdb.tables` in the form it has on disk.
+
+    Raises:
+        DimensionMismatch: its vectors are not of width `dim`.
+        StoreError: one holds NaN or infinity.
+    """
+    vectors = vectors_of(table)
+    check_vectors(vectors, dim)
     rows = table.select(COLUMNS.names).cast(COLUMNS)
-    return Block(rows, vectors_of(table).astype("<f2"), codes_of(table).astype("<u8"))
+    block = Block(rows, halves_of(vectors), codes_of(table).astype("<u8"))
+    return replace(block, hashes=hashes_of(block))
 
 
 def table_of_block(block: Block, rows: slice) -> Any:
@@ -165,7 +172,7 @@ def _write_segment(
             for block in _regroup(blocks):
                 tables.write_batch(block.table)
                 _write_arrays(files, block, schema.cuts[0])
-                hashes.append(_hashes_of(block))
+                hashes.append(hashes_of(block))
         rows = sum(one.shape[1] for one in hashes)
         for name, file in files.items():
             if rows < listed or name not in _SCANNED:
@@ -245,11 +252,12 @@ def _joined(blocks: list[Block]) -> Block:
         np.concatenate([one.vectors for one in blocks]),
         np.concatenate([one.codes for one in blocks]),
         np.concatenate(prefixes) if len(prefixes) == len(blocks) else None,
-        np.concatenate([_hashes_of(one) for one in blocks], axis=1),
+        np.concatenate([hashes_of(one) for one in blocks], axis=1),
     )
 
 
-def _hashes_of(block: Block) -> Codes:
+def hashes_of(block: Block) -> Codes:
+    """Of its ids and of its document ids, uint64 `[2, n]`."""
     if block.hashes is not None:
         return block.hashes
     return np.stack([hash_texts(block.table.column(key).to_pylist()) for key in (ID, DOCUMENT)])
@@ -261,7 +269,7 @@ def _write_arrays(files: Mapping[str, SummedFile], block: Block, narrow: int) ->
     if "prefix.f16" in files:
         prefix = block.prefix
         if prefix is None:
-            prefix = cut_vectors(floats(block.vectors[:, :narrow]), narrow).astype("<f2")
+            prefix = halves_of(cut_vectors(floats(block.vectors[:, :narrow]), narrow))
         files["prefix.f16"].write(np.ascontiguousarray(prefix).data)
 
 

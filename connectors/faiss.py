@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from nexus_vdb.checks import (
     check_records,
     check_schema,
     check_selection,
-    check_vectors,
 )
 from nexus_vdb.connectors._faiss_check import sum_name
 from nexus_vdb.connectors._faiss_depths import depths
@@ -52,6 +52,7 @@ from nexus_vdb.connectors._faiss_write import (
     Codes,
     block_of,
     block_of_table,
+    hashes_of,
     table_of_block,
     write_segment,
 )
@@ -59,7 +60,6 @@ from nexus_vdb.errors import StoreCorrupt, StoreError, StoreNotFound
 from nexus_vdb.filters import Filter
 from nexus_vdb.folders import FolderLock, write_durably
 from nexus_vdb.ranking import Rows
-from nexus_vdb.tables import vectors_of
 from nexus_vdb.types import Floats, Hit, QueryBatch, Records, SearchPlan, StoreInfo, StoreSchema
 
 __all__ = ["FaissStore"]
@@ -251,27 +251,30 @@ class FaissStore:
             StoreError: the disk refused, or a value cannot be written.
         """
         check_records(records, self._state.manifest.schema.dim)
-        if not len(records):
-            return
-        last = {id_: row for row, id_ in enumerate(records.ids)}
-        self._add(list(last), block_of(records, list(last.values())))
+        if len(records):
+            self._add([block_of(records)])
 
-    def upsert_table(self, table: Any) -> None:
-        """As `upsert`, of a `pyarrow.RecordBatch`."""
-        check_vectors(vectors_of(table), self._state.manifest.schema.dim)
-        last = {id_: row for row, id_ in enumerate(table.column("id").to_pylist())}
-        if len(last) < len(table):
-            table = table.take(list(last.values()))
-        if last:
-            self._add(list(last), block_of_table(table))
+    def upsert_tables(self, tables: Iterable[Any]) -> None:
+        """As `upsert`, of `pyarrow.RecordBatch`es: one is held at a time, all are one commit."""
+        dim = self._state.manifest.schema.dim
+        blocks = (block_of_table(table, dim) for table in tables if len(table))
+        if (first := next(blocks, None)) is not None:
+            self._add(chain([first], blocks))
 
-    def _add(self, ids: list[str], block: Block) -> None:
+    def _add(self, blocks: Iterable[Block]) -> None:
         with self._writing() as state:
-            new = self._write_segment(state, [block])
-            wanted = sought(ids, None if block.hashes is None else block.hashes[0])
-            replaced = [view.living(view.segment.rows_of_ids(wanted)) for view in state.views]
-            dead = [np.array([row for _, row in pairs], np.int64) for pairs in replaced]
-            self._commit(state, [*self._bury(state, dead), new])
+            replaced = [np.zeros(0, np.int64) for _ in state.views]
+
+            def noted() -> Iterator[Block]:
+                for block in blocks:
+                    if state.views:
+                        wanted = sought(block.table.column("id").to_pylist(), hashes_of(block)[0])
+                        replaced[:] = map(np.union1d, replaced, state.rows_with_ids(wanted))
+                    yield block
+
+            new = self._write_segment(state, noted())
+            again = new.segment.outdated()
+            self._commit(state, self._bury([*state.views, new], [*replaced, again]))
             self._tidy()
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
@@ -281,12 +284,10 @@ class FaissStore:
             if ids is None:
                 dead = state.matching(where)
             else:
-                wanted = sought(ids)
-                found = [view.living(view.segment.rows_of_ids(wanted)) for view in state.views]
-                dead = [np.unique([row for _, row in pairs]).astype(np.int64) for pairs in found]
+                dead = [np.unique(rows) for rows in state.rows_with_ids(sought(ids))]
             gone = sum(len(rows) for rows in dead)
             if gone:
-                self._commit(state, self._bury(state, dead))
+                self._commit(state, self._bury(state.views, dead))
                 self._tidy()
         return gone
 
@@ -363,9 +364,9 @@ class FaissStore:
         write_durably(self._folder / "segments" / view.entry.name / name, content)
         return name
 
-    def _bury(self, state: State, dead: list[Rows]) -> list[View]:
+    def _bury(self, before: Sequence[View], dead: Sequence[Rows]) -> list[View]:
         views = []
-        for view, rows in zip(state.views, dead, strict=True):
+        for view, rows in zip(before, dead, strict=True):
             if not len(rows):
                 views.append(view)
             elif len(rows) < view.count:

@@ -198,10 +198,14 @@ class ParquetStore:
         """
         check_records(records, self._state.manifest.schema.dim)
         if len(records):
-            self.upsert_table(table_of(records))
+            self._upsert(table_of(records))
 
-    def upsert_table(self, table: Any) -> None:
-        """As `upsert`, of a `pyarrow.RecordBatch`."""
+    def upsert_tables(self, tables: Iterable[Any]) -> None:
+        """As `upsert`, of `pyarrow.RecordBatch`es: each is a commit."""
+        for table in tables:
+            self._upsert(table)
+
+    def _upsert(self, table: Any) -> None:
         check_vectors(vectors_of(table), self._state.manifest.schema.dim)
         ids = table.column("id")
         if not len(ids):

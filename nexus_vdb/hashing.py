@@ -112,7 +112,9 @@ class ItqHash:
 
     def logits(self, vectors: Floats) -> Floats:
         """Hash logits float32 `[n, 64]` of float32 `[n, d]`."""
-        return np.asarray((vectors - self.mean) @ self.projection, dtype=np.float32)
+        # The mean is taken off afterwards: no copy of the vectors is made.
+        shift = self.mean @ self.projection
+        return np.asarray(vectors @ self.projection - shift, dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that `from_json` reads back; kept in a store's meta.

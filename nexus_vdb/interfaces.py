@@ -6,7 +6,7 @@ one must pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -288,5 +288,5 @@ class SupportsTables(Protocol):
     def scan_tables(self, batch_size: int = 1024) -> Iterator[Any]:
         """As `Store.scan`, each batch a `pyarrow.RecordBatch`."""
 
-    def upsert_table(self, table: Any) -> None:
-        """As `Store.upsert`, of a `pyarrow.RecordBatch`."""
+    def upsert_tables(self, tables: Iterable[Any]) -> None:
+        """As `Store.upsert`, of `pyarrow.RecordBatch`es, of which one is held at a time."""

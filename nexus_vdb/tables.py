@@ -164,6 +164,6 @@ def joined(tables: Sequence[Any]) -> Any:
 def upsert_table(store: Store, table: Any) -> None:
     """Write an Arrow batch to any store."""
     if isinstance(store, SupportsTables):
-        store.upsert_table(table)
+        store.upsert_tables([table])
     else:
         store.upsert(records_of(table))

@@ -101,11 +101,13 @@ class StoreAbilities:
         assert_same_records(select(found, scanned.ids), scanned)
         other = replace(sample_records(50, seed=7), ids=[sample_id(n) for n in range(220, 270)])
         pair.reference.upsert(other)
-        pair.store.upsert_table(table_of(other))
-        pair.store.upsert_table(table_of(sample_records(0)))
+        newer = replace(sample_records(9, seed=8), ids=[sample_id(n) for n in range(265, 274)])
+        pair.reference.upsert(newer)
+        pair.store.upsert_tables(map(table_of, (other, sample_records(0), newer)))
+        pair.store.upsert_tables([])
         pair.check_rows()
         with pytest.raises(DimensionMismatch):
-            pair.store.upsert_table(table_of(sample_records(3, dim=96)))
+            pair.store.upsert_tables([table_of(sample_records(3, dim=96))])
 
     def test_a_sample_is_drawn_from_everything(self, pair: Pair) -> None:
         if not isinstance(pair.store, SupportsSample):
