@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,13 +17,20 @@ import pyarrow as pa
 from nexus_vdb.checks import check_vectors
 from nexus_vdb.connectors._faiss_check import SummedFile, Sums, page_sums, write_sums
 from nexus_vdb.connectors._faiss_files import CODES, SegmentEntry
-from nexus_vdb.connectors._faiss_halves import Halves, floats, halves_of
+from nexus_vdb.connectors._faiss_halves import Halves, floats
 from nexus_vdb.connectors._faiss_lists import LISTED, LISTED_IN_PASSING, list_rows
 from nexus_vdb.connectors._faiss_maps import let_go
-from nexus_vdb.errors import StoreError
 from nexus_vdb.folders import fsync_folder, naming
 from nexus_vdb.ranking import Rows, cut_vectors
-from nexus_vdb.tables import codes_of, hex_array, table_schema, vector_array, vectors_of
+from nexus_vdb.tables import (
+    KINDS,
+    codes_of,
+    columns_of,
+    hex_array,
+    table_schema,
+    vector_array,
+    vectors_of,
+)
 from nexus_vdb.types import Records, StoreSchema
 
 __all__ = [
@@ -41,16 +47,7 @@ __all__ = [
     "write_segment",
 ]
 
-COLUMNS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("document_id", pa.string()),
-        ("ordinal", pa.int32()),
-        ("text", pa.large_string()),
-        ("metadata", pa.large_string()),
-        ("content_hash", pa.string()),
-    ]
-)
+COLUMNS = pa.schema(list(KINDS.items()))
 """Of `rows.arrow`."""
 
 ID, DOCUMENT = 0, 1
@@ -64,8 +61,6 @@ _TOUCHED = 16
 
 _SCANNED = (CODES, "prefix.f16")
 """Files that a segment with lists has in their order."""
-
-_json = json.JSONEncoder(separators=(",", ":")).encode
 
 Codes = npt.NDArray[np.uint64]
 
@@ -98,24 +93,9 @@ def block_of(records: Records) -> Block:
     Raises:
         StoreError: a text is not valid Unicode, or metadata are not JSON values.
     """
-    try:
-        columns = [
-            records.ids,
-            records.document_ids,
-            records.ordinals,
-            records.texts,
-            [_json(one) if one else "{}" for one in records.metadata],
-            records.content_hashes,
-        ]
-        arrays = [pa.array(one, kind.type) for one, kind in zip(columns, COLUMNS, strict=True)]
-    except (UnicodeEncodeError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"these records cannot be written: {error}",
-            hint="texts must be valid Unicode, and metadata JSON values",
-        ) from error
-    table = pa.RecordBatch.from_arrays(arrays, schema=COLUMNS)
+    table = pa.RecordBatch.from_arrays(columns_of(records), schema=COLUMNS)
     hashes = np.stack([hash_texts(records.ids), hash_texts(records.document_ids)])
-    vectors, codes = halves_of(records.vectors), records.codes.astype("<u8")
+    vectors, codes = records.vectors.astype("<f2"), records.codes.astype("<u8")
     return Block(table, vectors, codes, hashes=hashes)
 
 
@@ -129,7 +109,7 @@ def block_of_table(table: Any, dim: int) -> Block:
     vectors = vectors_of(table)
     check_vectors(vectors, dim)
     rows = table.select(COLUMNS.names).cast(COLUMNS)
-    block = Block(rows, halves_of(vectors), codes_of(table).astype("<u8"))
+    block = Block(rows, vectors.astype("<f2"), codes_of(table).astype("<u8"))
     return replace(block, hashes=hashes_of(block))
 
 
@@ -269,7 +249,7 @@ def _write_arrays(files: Mapping[str, SummedFile], block: Block, narrow: int) ->
     if "prefix.f16" in files:
         prefix = block.prefix
         if prefix is None:
-            prefix = halves_of(cut_vectors(floats(block.vectors[:, :narrow]), narrow))
+            prefix = cut_vectors(floats(block.vectors[:, :narrow]), narrow).astype("<f2")
         files["prefix.f16"].write(np.ascontiguousarray(prefix).data)
 
 

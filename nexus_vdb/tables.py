@@ -26,7 +26,9 @@ from nexus_vdb.interfaces import Store, SupportsTables
 from nexus_vdb.types import Floats, Records
 
 __all__ = [
+    "KINDS",
     "codes_of",
+    "columns_of",
     "grouped",
     "hex_array",
     "joined",
@@ -39,23 +41,26 @@ __all__ = [
     "vectors_of",
 ]
 
+KINDS = {
+    "id": pa.string(),
+    "document_id": pa.string(),
+    "ordinal": pa.int32(),
+    "text": pa.large_string(),
+    "metadata": pa.large_string(),
+    "content_hash": pa.string(),
+}
+"""Columns but vectors and codes."""
+
 _DIGITS = 16
+
+_json = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` makes one for each call
 
 
 @cache
 def table_schema(dim: int) -> Any:
     """The columns of records of width `dim`, a `pyarrow.Schema`."""
     element = pa.field("element", pa.float32(), nullable=False)
-    columns = {
-        "id": pa.string(),
-        "document_id": pa.string(),
-        "ordinal": pa.int32(),
-        "text": pa.large_string(),
-        "metadata": pa.large_string(),
-        "content_hash": pa.string(),
-        "vector": pa.list_(element, dim),
-        "code": pa.string(),
-    }
+    columns = KINDS | {"vector": pa.list_(element, dim), "code": pa.string()}
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
@@ -65,25 +70,31 @@ def table_of(records: Records) -> Any:
     Raises:
         StoreError: a text is not valid Unicode, or metadata are not JSON values.
     """
-    schema = table_schema(records.vectors.shape[1])
+    columns = [*columns_of(records), vector_array(records.vectors), hex_array(records.codes)]
+    return pa.RecordBatch.from_arrays(columns, schema=table_schema(records.vectors.shape[1]))
+
+
+def columns_of(records: Records) -> list[Any]:
+    """Records as Arrow arrays of `KINDS`, without vectors and codes.
+
+    Raises:
+        StoreError: a text is not valid Unicode, or metadata are not JSON values.
+    """
     try:
-        metadata = [json.dumps(one, separators=(",", ":")) for one in records.metadata]
         columns = [
-            pa.array(records.ids, pa.string()),
-            pa.array(records.document_ids, pa.string()),
-            pa.array(records.ordinals, pa.int32()),
-            pa.array(records.texts, pa.large_string()),
-            pa.array(metadata, pa.large_string()),
-            pa.array(records.content_hashes, pa.string()),
-            vector_array(records.vectors),
-            hex_array(records.codes),
+            records.ids,
+            records.document_ids,
+            records.ordinals,
+            records.texts,
+            [_json(one) if one else "{}" for one in records.metadata],
+            records.content_hashes,
         ]
+        return [pa.array(one, kind) for one, kind in zip(columns, KINDS.values(), strict=True)]
     except (UnicodeEncodeError, TypeError, ValueError) as error:
         raise StoreError(
             f"these records cannot be written: {error}",
             hint="texts must be valid Unicode, and metadata JSON values",
         ) from error
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def records_of(table: Any) -> Records:

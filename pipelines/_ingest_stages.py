@@ -51,7 +51,11 @@ Batch: TypeAlias = "tuple[Documents, Floats | None]"
 Stored: TypeAlias = "dict[str, dict[int, str]]"
 
 _HELD = 4096
-"""Chunks of one document that wait to be written together: 12 MiB of vectors, 4 MB of text."""
+"""Chunks that wait to be written together: 12 MiB of vectors, 4 MB of text."""
+
+_HELD_SECONDS = 1.0
+"""How long parts wait for others, but for those of one document: a commit of a store may take it
+as long as some hundred short texts take the encoder, and a kill costs no more than this."""
 
 _VECTOR_BYTES, _VECTOR_ROWS = 12 << 20, 8192
 """Ready-made vectors written in one call: what a call costs by itself is shared by many."""
@@ -192,17 +196,30 @@ class Stages:
             yield Made.of(part, part_records(part, queries))
 
     def write(self, made: Iterable[Made]) -> Iterator[Made]:
-        """Parts that are written, without their records."""
+        """Parts that are written, without their records; on an error what is made is kept."""
         held: list[Made] = []
-        for part in made:
-            held.append(part)
-            if not part.goes_on or sum(one.chunks for one in held) >= _HELD:
-                together = joined(held)
-                started = time.perf_counter()
-                self._put(together)
-                self.report.writing += time.perf_counter() - started
-                yield replace(together, records=None)
-                held = []
+        due = time.perf_counter() + _HELD_SECONDS
+        try:
+            for part in made:
+                held.append(part)
+                waits = part.goes_on or time.perf_counter() < due
+                if not waits or sum(one.chunks for one in held) >= _HELD:
+                    full, held = held, []
+                    yield self._written(full)
+                    due = time.perf_counter() + _HELD_SECONDS
+        except Exception:
+            if held:
+                self._written(held)
+            raise
+        if held:
+            yield self._written(held)
+
+    def _written(self, held: list[Made]) -> Made:
+        together = joined(held)
+        started = time.perf_counter()
+        self._put(together)
+        self.report.writing += time.perf_counter() - started
+        return replace(together, records=None)
 
     def _put(self, made: Made) -> None:
         with self._lock:

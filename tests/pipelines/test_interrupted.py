@@ -20,6 +20,7 @@ SCRIPT = """
 import sys, time
 import nexus_vdb.encoder
 from nexus_vdb.cli import run
+from nexus_vdb.pipelines import _ingest_stages
 from nexus_vdb.testing.encoder import FakeEncoder
 
 class SlowEncoder(FakeEncoder):
@@ -27,6 +28,7 @@ class SlowEncoder(FakeEncoder):
         time.sleep(0.05)
         return super().encode(texts)
 
+_ingest_stages._HELD_SECONDS = 0
 nexus_vdb.encoder.load_encoder = lambda name=None, threads=None: SlowEncoder()
 sys.exit(run(sys.argv[1:]))
 """
