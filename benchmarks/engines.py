@@ -229,7 +229,9 @@ class LanceDb:
         """Rows of the k nearest, one query at a time: that is how the table is asked."""
         found = np.full((len(queries), k), -1, np.int64)
         for mine, query in zip(found, queries, strict=True):
-            asked = self._table.search(query).distance_type("dot").limit(k).select(["id"])
+            asked = (
+                self._table.search(query).distance_type("dot").limit(k).select(["id", "_distance"])
+            )
             asked = asked.nprobes(setting["nprobes"]).refine_factor(setting["refine_factor"])
             rows = asked.to_arrow()["id"].to_numpy()
             mine[: len(rows)] = rows

@@ -26,46 +26,48 @@ import pyarrow.parquet as pq
 
 from nexus_vdb.calibration import calibrate, queries_as_asked
 from nexus_vdb.collection import Collection
+from nexus_vdb.connectors.faiss import FaissStore
 from nexus_vdb.hashing import BITS, ItqHash, asymmetric_scores, pack
 from nexus_vdb.interfaces import Encoder, Store
 from nexus_vdb.ranking import TIE
-from nexus_vdb.registry import open_store
 from nexus_vdb.search import expected_recall, make_plan, stored_hash, vector_queries
+from nexus_vdb.tables import table_of
 from nexus_vdb.testing.samples import sample_id
 from nexus_vdb.tuning import tune
 from nexus_vdb.types import Floats, Hit, QueryBatch, Records, SearchPlan, StoreSchema
 
 K = 10
 TARGETS = (0.9, 0.95, 0.98, 0.99)
-BLOCK = 50_000
+BLOCK = 8192
 SHARES = (0.005, 0.01, 0.025, 0.05)
 
 
 def fill(folder: Path, count: int, encoder: Encoder) -> Store:
     """The store of the first texts of a folder; made if it is not there."""
     schema = StoreSchema(encoder.dim, (256, encoder.dim), encoder.fingerprint, encoder.name)
-    store = open_store(f"faiss://{folder.absolute() / 'stores' / str(count)}", schema)
+    store = FaissStore.open(f"faiss://{folder.absolute() / 'stores' / str(count)}", schema)
     vectors = np.memmap(folder / "vectors.f16", np.float16, "r").reshape(-1, encoder.dim)
     codes = np.fromfile(folder / "codes.u64", "<u8", count)
     if count > len(codes):
         raise click.ClickException(f"only {len(codes):,} texts are embedded")
     texts = pq.read_table(folder / "texts.parquet", columns=["text"])["text"]
-    for start in range(store.count(), count, BLOCK):
-        rows = range(start, min(start + BLOCK, count))
-        some = slice(rows.start, rows.stop)
-        ids = [sample_id(row) for row in rows]
-        store.upsert(
-            Records(
-                ids=ids,
-                document_ids=[str(row) for row in rows],
-                ordinals=np.zeros(len(rows), np.int32),
-                texts=texts[some].to_pylist(),
-                metadata=[{}] * len(rows),
-                content_hashes=ids,
-                vectors=vectors[some].astype(np.float32),
-                codes=codes[some],
-            )
+
+    def records(rows: range) -> Records:
+        some, ids = slice(rows.start, rows.stop), [sample_id(row) for row in rows]
+        return Records(
+            ids=ids,
+            document_ids=[str(row) for row in rows],
+            ordinals=np.zeros(len(rows), np.int32),
+            texts=texts[some].to_pylist(),
+            metadata=[{}] * len(rows),
+            content_hashes=ids,
+            vectors=vectors[some].astype(np.float32),
+            codes=codes[some],
         )
+
+    if store.count() < count:
+        blocks = (range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
+        store.upsert_tables(table_of(records(rows)) for rows in blocks)
     return store
 
 

@@ -18,11 +18,11 @@ Results = dict[str, Any]
 INTRODUCTION = """\
 # Search: recall, latency, build time, memory
 
-Real texts (titles, abstracts, definitions, questions, documentation) embedded once with the shipped
-model, 768 dimensions; the queries are 1,000 texts of the same kinds that are not in the corpus.
-Every engine has the same vectors and queries. Made by
+Real texts (titles, abstracts, definitions, questions, documentation; of longer ones the first 200
+characters) embedded once with the shipped model, 768 dimensions; the queries are 1,000 texts of the
+same kinds that are not in the corpus. Every engine has the same vectors and queries. Made by
 
-    python benchmarks/embed_texts.py runs/million TEXTS.parquet…
+    python benchmarks/embed_texts.py runs/million TEXTS.parquet… --characters 200
     python benchmarks/search.py run runs/million --count 10000 --count 100000 --count 1000000
     python benchmarks/search.py report runs/million
 
@@ -31,7 +31,7 @@ Every engine has the same vectors and queries. Made by
   none does). All settings are in the picture.
 - p50 and p99 are wall times of one query at a time; "batch" is all queries in one call.
 - "against exact" is the ratio of the p50 to that of FAISS's exact search over float32.
-- Build is processor time of all threads, vectors given, until the index is on disk.
+- Build is processor time of all threads, vectors given in one pass, until the index is on disk.
 - Memory is what the process grew by: its own, and pages of mapped files, which the system may drop.
 - `faiss://` stores float16 vectors beside the codes, ids and (here empty) texts; the others store
   vectors and row numbers alone.
