@@ -87,7 +87,7 @@ class FaissExact:
 class FaissHnsw(FaissExact):
     """Navigable small world graph, M 32, on float32 vectors."""
 
-    settings = tuple({"efSearch": ef} for ef in (16, 32, 64, 128, 256, 512))
+    settings = tuple({"efSearch": ef} for ef in (16, 32, 64, 128, 256, 512, 1024, 2048))
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Write the graph; FAISS's own defaults but for M."""
@@ -109,7 +109,10 @@ class FaissIvfPq(FaissExact):
 
     settings = tuple(
         {"nprobe": probes, "k_factor": factor}
-        for probes, factor in ((4, 8), (8, 16), (16, 16), (32, 32), (64, 32), (128, 64))
+        for probes, factor in (
+            *((4, 8), (8, 16), (16, 16), (32, 32), (64, 32), (128, 64)),
+            *((256, 128), (512, 256)),
+        )
     )
 
     def build(self, vectors: Vectors, folder: Path) -> None:
@@ -170,7 +173,7 @@ class Hnswlib:
 class Usearch:
     """Navigable small world graph on float16 vectors, usearch's defaults."""
 
-    settings = tuple({"expansion": ef} for ef in (16, 32, 64, 128, 256, 512))
+    settings = tuple({"expansion": ef} for ef in (16, 32, 64, 128, 256, 512, 1024))
 
     def build(self, vectors: Vectors, folder: Path) -> None:
         """Write the graph."""
@@ -298,6 +301,7 @@ class Nexus:
         for probes, share in (
             *((0.02, 0.001), (0.03, 0.002), (0.05, 0.002), (0.05, 0.004), (0.1, 0.004)),
             *((0.1, 0.006), (0.1, 0.01), (0.2, 0.01), (0.2, 0.02), (0.5, 0.03), (1.0, 0.05)),
+            *((1.0, 0.07), (1.0, 0.1), (1.0, 0.2)),
         )
     )
 

@@ -18,8 +18,9 @@ from nexus_vdb.types import Floats, Hit, QueryBatch, SearchPlan
 
 __all__ = ["search"]
 
-_SHORT_PER_HIT, _SHORT = 8, 128
-"""What a narrow cut keeps: of a million texts, 128 lose 0.2 % of the top 10, and 64 lose 0.5 %."""
+_SHORT_PER_HIT, _SHORT = 20, 400
+"""What a narrow cut keeps. Of the best 5 % of a million short texts, 100 rows by 256 of 768
+dimensions led to .938 of the exact top 10, 200 to .958, 400 to .968 and 800 to .970."""
 
 _TOGETHER, _TOGETHER_WIDE, _TOGETHER_EXACT = 16, 64, 320
 """Queries that share a pass over codes; over codes, then over all rows; over all rows."""
