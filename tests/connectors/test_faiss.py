@@ -4,8 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from nexus_vdb.connectors.faiss import FaissStore
 from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.errors import (
     ConfigError,
+    SourceError,
     StoreCorrupt,
     StoreError,
     StoreLocked,
@@ -22,6 +25,7 @@ from nexus_vdb.errors import (
 )
 from nexus_vdb.filters import parse_filter
 from nexus_vdb.hashing import asymmetric_scores
+from nexus_vdb.tables import table_of
 from nexus_vdb.testing.compare import Pair, assert_same_records, select
 from nexus_vdb.testing.store import (
     StoreContract,
@@ -254,6 +258,30 @@ def test_a_write_that_fails_midway_changes_nothing(
 
 
 # What cannot be opened
+
+
+def test_many_tables_are_one_commit_or_none(folder: Path) -> None:
+    store = make(folder)
+    before, generation = ids_of(store), store.info().details["generation"]
+    newer = replace(sample_records(40, seed=5, dim=96), ids=[sample_id(n) for n in range(50, 90)])
+    again = replace(sample_records(10, seed=6, dim=96), ids=[sample_id(n) for n in range(85, 95)])
+
+    def tables(*, broken: bool) -> Iterator[Any]:
+        yield table_of(newer)
+        assert ids_of(FaissStore.open(store.info().url)) == before
+        if broken:
+            raise SourceError("no more")
+        yield table_of(again)
+
+    with pytest.raises(SourceError):
+        store.upsert_tables(tables(broken=True))
+    assert (ids_of(store), store.info().details["generation"]) == (before, generation)
+    assert len(list((folder / "segments").iterdir())) == 1
+    store.upsert_tables(tables(broken=False))
+    assert store.info().details["generation"] == generation + 1
+    assert ids_of(store) == sorted(map(sample_id, range(95)))
+    for records in (select(newer, newer.ids[:35]), again):
+        assert_same_records(store.get(records.ids), records)
 
 
 @pytest.mark.parametrize(
