@@ -128,6 +128,8 @@ def page(results: Results, engines: list[str]) -> str:
     for count in counts_of(results):
         there = [one for one in engines if f"measure {one} {count}" in results]
         lines = [row(one, count, results) for one in there]
+        missing = [one for one in engines if one not in there]
+        lines += ["", f"Not measured at this size: {', '.join(missing)}."] if missing else []
         lines += goals(results, count) if count == counts_of(results)[-1] else []
         parts.append("\n".join([f"## {count:,} vectors of 768", "", HEAD, *lines]))
     return "\n\n".join(parts) + "\n"
