@@ -37,10 +37,10 @@ same kinds that are not in the corpus. Every engine has the same vectors and que
 - `faiss://` stores float16 vectors beside the codes, ids and (here empty) texts; the others store
   vectors and row numbers alone.
 
-The present vectors are hard for every index: 512 of their 768 numbers are signs of terms, and texts of
-a sentence or two have few near neighbours. Vectors of an earlier bundle (256 such numbers) of whole
-texts, a million as well, took `faiss://` 4.0 ms for a recall of 0.962, 68 times as fast as FAISS exact,
-and FAISS HNSW 1.2 ms for 0.958.
+The present vectors are hard for every index: 512 of their 768 numbers are signs of terms, and
+texts of a sentence or two have few near neighbours. Vectors of an earlier bundle (256 such
+numbers) of whole texts, a million as well, took `faiss://` 4.0 ms for a recall of 0.962, 68 times
+as fast as FAISS exact, and FAISS HNSW 1.2 ms for 0.958.
 
 ![Recall against latency](search.png)
 """
