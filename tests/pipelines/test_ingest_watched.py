@@ -24,7 +24,10 @@ SCRIPT = """
 import sys, threading
 import nexus_vdb.encoder
 from nexus_vdb.cli import run
+from nexus_vdb.pipelines import _ingest_stages
 from nexus_vdb.testing.encoder import FakeEncoder
+
+_ingest_stages._HELD_SECONDS = 0
 
 class Waiting(FakeEncoder):
     def encode(self, texts):
