@@ -53,7 +53,7 @@ def test_rerank_narrows_before_it_decides() -> None:
         return cut_vectors(vectors[rows], width)
 
     rows, scores = rerank(np.arange(2000), query, k=20, cuts=(256, 768), fetch=fetch)
-    assert asked == [(2000, 256), (200, 768)]
+    assert asked == [(2000, 256), (400, 768)]
     exact = vectors @ query
     np.testing.assert_allclose(scores, exact[rows], atol=1e-6)
     best = np.argsort(-exact)[:20]
