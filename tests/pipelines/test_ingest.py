@@ -4,7 +4,6 @@ import gzip
 import json
 import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 
 import nexus_vdb as nx
 from nexus_vdb.connectors.memory import MemoryStore
-from nexus_vdb.pipelines import _ingest_stages
 from nexus_vdb.pipelines.ingest import IngestSettings, ingest
 from nexus_vdb.reports import IngestReport
 from nexus_vdb.settings import load_settings
@@ -319,28 +317,6 @@ def test_an_error_of_the_model_surfaces_and_ends_the_threads(tmp_path: Path) -> 
     with pytest.raises(nx.ModelError, match="no memory"):
         run(nx.open("memory://", encoder=Failing(64)), path)
     assert threading.active_count() == threads
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_parts_that_are_made_fast_are_written_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
-) -> None:
-    class Encoder(FakeEncoder):
-        def encode(self, texts: Sequence[str]) -> QueryBatch:
-            if fails and any("doc2999" in text for text in texts):
-                raise nx.ModelError("no memory")
-            return super().encode(texts)
-
-    monkeypatch.setattr(_ingest_stages, "_HELD_SECONDS", 60.0)
-    collection = nx.open("memory://", encoder=Encoder(64))
-    path = write(tmp_path, [row(number) | {"title": f"doc{number}"} for number in range(3000)])
-    seen: list[int] = []
-    settings = IngestSettings(sources=[str(path)])
-    with pytest.raises(nx.ModelError) if fails else nullcontext():
-        ingest(collection, settings, progress=lambda report: seen.append(report.embedded))
-    # What was made before the error is kept.
-    assert collection.count == (2560 if fails else 3000)
-    assert set(seen) == ({0} if fails else {0, 3000})
 
 
 def test_a_damaged_file_costs_no_other_file_its_rows(tmp_path: Path) -> None:
