@@ -2,8 +2,11 @@
 
 A code is a 16x4-bit product quantizer whose centroids are the 16 corners {-1, +1}^4, so FAISS
 scans it with its SIMD kernels (André et al. 2015, doi:10.14778/2856318.2856324), with query tables
-rounded to 8 bits; what it returns is scored again exactly. Its index takes 8 bytes a code and
-30 ms for a million of them, so it is made where all codes are scanned, and not kept on disk.
+rounded to 8 bits; a few are scored again exactly. Its index takes 16 bytes a code and 50 ms for a
+million of them, so it is made where all codes are scanned, and not kept on disk.
+
+Of many candidates all above a score are taken: to keep the best of thousands in order takes FAISS
+several times as long as the scan itself. A sample says which score so many are above.
 
 With a code's own signs as logits (`nexus_vdb.hashing.signs`) the score ranks by Hamming distance.
 """
@@ -17,16 +20,32 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nexus_vdb.connectors._faiss_halves import Mask, Scored
+from nexus_vdb.connectors._faiss_halves import Mask, Scored, one_faiss_thread
 from nexus_vdb.connectors._faiss_lists import Lists
 from nexus_vdb.hashing import BITS
 from nexus_vdb.ranking import Rows, best_rows
+from nexus_vdb.threads import in_threads
 from nexus_vdb.types import Floats
 
 __all__ = ["HashScan", "best_codes", "scan_lists", "table_scores"]
 
 _SMALL = 4096
 """Codes below which the exact tables are as fast as building and asking an index."""
+
+_SAMPLE = 16_384
+"""Codes that say which score so many are above."""
+
+_MANY_WANTED = 4096
+"""Candidates from which all above a score are taken in place of the best."""
+
+_SURE = 100
+"""Of the sample above a score, so that the number of all that are is known to a tenth."""
+
+_ROUNDED = 0.005
+"""What tables of 8 bits may take from a score, as a share of the highest that there can be."""
+
+_EACH = 8
+"""Queries that make a thread worth starting."""
 
 _MANY = 16_384
 """Codes from which four look-ups in large tables are faster, making these included, than eight."""
@@ -110,13 +129,33 @@ class HashScan:
             every = np.arange(n) if self._places is None else self._places
             codes = self._codes[every]
             return [best_codes(one, codes, every, count) for one in logits]
-        # The rounded tables confuse near ties: a few more are taken and scored exactly.
-        wanted = min(n, count + count // 10 + 32)
-        _, found = self._index.search(np.ascontiguousarray(logits, dtype=np.float32), wanted)
-        found.sort(axis=1)  # neighbours in the files are read together
-        places = found if self._places is None else self._places[found]
-        pairs = zip(logits, places, strict=True)
-        return [best_codes(one, self._codes[some], some, count) for one, some in pairs]
+        threads = min(faiss.omp_get_max_threads(), len(logits) // _EACH)
+        return in_threads(lambda one: self._best(one, count, n), list(logits), threads=threads)
+
+    def _best(self, logits: Floats, count: int, n: int) -> Scored:
+        rank = count * len(self._sample) // n
+        with one_faiss_thread():
+            if rank >= _SURE and count >= _MANY_WANTED:
+                return self._above(logits, count, rank)
+            # The rounded tables confuse near ties: a few more are taken and scored exactly.
+            _, found = self._index.search(logits[None], min(n, count + count // 10 + 32))
+        places = self._at(np.sort(found[0]))
+        return best_codes(logits, self._codes[places], places, count)
+
+    def _above(self, logits: Floats, count: int, rank: int) -> Scored:
+        scores = table_scores(logits, self._sample)
+        least = np.partition(scores, -rank)[-rank] - _ROUNDED * np.abs(logits).sum()
+        _, scores, found = self._index.range_search(logits[None], float(least))
+        best = best_rows(scores, count)
+        return self._at(found[best]), scores[best]
+
+    def _at(self, numbers: Rows) -> Rows:
+        return numbers if self._places is None else self._places[numbers]
+
+    @cached_property
+    def _sample(self) -> Codes:
+        every = self._codes if self._places is None else self._codes[self._places]
+        return every[:: max(1, len(every) // _SAMPLE)].copy()
 
     @cached_property
     def _index(self) -> Any:
@@ -127,9 +166,15 @@ class HashScan:
 def _fast_scan(codes: Codes) -> Any:
     parts, bits = BITS // 4, 4
     corners = (np.arange(16)[:, None] >> np.arange(bits) & 1) * 2.0 - 1
-    quantizer = faiss.IndexPQ(BITS, parts, bits, faiss.METRIC_INNER_PRODUCT)
+    one_list = faiss.IndexFlatIP(BITS)  # only an index of lists finds all above a score
+    one_list.add(np.zeros((1, BITS), dtype=np.float32))
+    quantizer: Any = faiss.IndexIVFPQ(one_list, BITS, 1, parts, bits, faiss.METRIC_INNER_PRODUCT)
     centroids = np.tile(corners.astype(np.float32), (parts, 1, 1)).ravel()
     faiss.copy_array_to_vector(centroids, quantizer.pq.centroids)
-    quantizer.is_trained = True
-    quantizer.add_sa_codes(np.ascontiguousarray(codes, dtype="<u8").view(np.uint8).reshape(-1, 8))
-    return faiss.IndexPQFastScan(quantizer)  # type: ignore[arg-type]
+    quantizer.by_residual, quantizer.is_trained, quantizer.ntotal = False, True, len(codes)
+    octets, numbers = np.ascontiguousarray(codes, dtype="<u8").view(np.uint8), np.arange(len(codes))
+    pointers = faiss.swig_ptr(numbers), faiss.swig_ptr(octets)
+    quantizer.invlists.add_entries(0, len(codes), *pointers)
+    index: Any = faiss.IndexIVFPQFastScan(quantizer)
+    index.referenced_objects = [one_list]
+    return index

@@ -119,6 +119,10 @@ def _near(
     """What finds the best of a query's candidates."""
     units = {cut: cut_vectors(queries.vectors, cut) for cut in plan.cuts}
     candidates = _candidates(state, queries, plan, where)
+    narrow = state.manifest.schema.cuts[0]
+    if plan.cuts[0] == narrow:
+        pairs = zip(candidates, units[narrow], strict=True)
+        candidates = [state.sifted(places, unit[None]) for places, unit in pairs]
     if len(queries) >= _TOGETHER and sum(map(len, candidates)) >= state.count:
         candidates = _narrowed_together(state, candidates, units, plan.k)
 

@@ -7,8 +7,9 @@
                   (uint32 [2, n])
     rows.arrow    Arrow IPC file: id, document_id, ordinal, text, metadata (JSON), content_hash
 
-A large segment has coarse lists as well (`_faiss_lists`): its prefix and codes stand in their
-order, by place, and everything else by row. All numbers are little-endian.
+A large segment has coarse lists (`_faiss_lists`) and signs (`_faiss_signs`) as well: its prefix,
+codes and signs stand in the order of the lists, by place, and everything else by row. All numbers
+are little-endian.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from nexus_vdb.connectors._faiss_check import (
 from nexus_vdb.connectors._faiss_files import SegmentEntry
 from nexus_vdb.connectors._faiss_halves import Halves, Mask, floats
 from nexus_vdb.connectors._faiss_lists import Lists, read_lists
+from nexus_vdb.connectors._faiss_signs import SIGNS, signs_width
 from nexus_vdb.connectors._faiss_table import Table
 from nexus_vdb.connectors._faiss_write import DOCUMENT, ID, Block, Codes, hash_texts
 from nexus_vdb.errors import StoreCorrupt, StoreError
@@ -99,6 +101,10 @@ class Segment:
         self.lists: Lists | None = None
         if entry.lists and not rescue:
             self.lists = _open_lists(folder / "lists.npz", entry, narrow, sums)
+        self.signs: Mapped[np.uint8] | None = None
+        """By place, uint8 `[n, ⌈c / 8⌉]`; what was listed before there were signs has none."""
+        if SIGNS in sums and not rescue:
+            self.signs = Mapped(folder / SIGNS, "u1", (rows, signs_width(narrow)), sums)
         self._lookup: Mapped[np.uint8] | None = None
         if not rescue:
             self._lookup = Mapped(folder / "lookup.bin", "u1", (24 * rows,), sums)
@@ -222,7 +228,7 @@ class Segment:
 
     def let_go(self) -> None:
         """Hold nothing of the files in memory; to be read again, they are mapped anew."""
-        for file in (self.vectors, self.prefix, self._lookup, self.table):
+        for file in (self.vectors, self.prefix, self.signs, self._lookup, self.table):
             if file is not None:
                 file.let_go()
 

@@ -19,6 +19,7 @@ from nexus_vdb.connectors._faiss_halves import Halves, Mask
 from nexus_vdb.connectors._faiss_lists import LISTED
 from nexus_vdb.connectors._faiss_scan import HashScan
 from nexus_vdb.connectors._faiss_segment import Segment, Sought, sought
+from nexus_vdb.connectors._faiss_signs import fewest_unlike, kept, signs_of
 from nexus_vdb.errors import StoreCorrupt
 from nexus_vdb.filters import Filter
 from nexus_vdb.ranking import Rows
@@ -207,6 +208,20 @@ class State:
         """The vectors of the narrowest cut at some places, float16 `[n, c]`."""
         width = self.manifest.schema.cuts[0]
         return self._gather(places, width, np.float16, lambda one, local: one.prefix_at(local))
+
+    def sifted(self, places: Rows, unit: Floats) -> Rows:
+        """Of the candidates of each segment those whose signs are most like a query's.
+
+        Args:
+            places: Of the store.
+            unit: The query at the narrowest cut, float32 `[1, c]`.
+        """
+        wanted, parts = signs_of(unit), [np.zeros(0, dtype=np.int64)]
+        for segment, at, local in self._by_segment(places):
+            if segment.signs is not None and len(local) > kept(len(local)):
+                at = at[fewest_unlike(segment.signs.at(local), wanted)]
+            parts.append(places[at])
+        return np.concatenate(parts)
 
     def rows_at(self, places: Rows) -> Rows:
         """The row at each place of the store."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from nexus_vdb.connectors._faiss_files import CODES, SegmentEntry
 from nexus_vdb.connectors._faiss_halves import Halves, floats
 from nexus_vdb.connectors._faiss_lists import LISTED, LISTED_IN_PASSING, list_rows
 from nexus_vdb.connectors._faiss_maps import let_go
+from nexus_vdb.connectors._faiss_signs import SIGNS, signs_of
 from nexus_vdb.folders import fsync_folder, naming
 from nexus_vdb.ranking import Rows, cut_vectors
 from nexus_vdb.tables import (
@@ -63,6 +64,7 @@ _SCANNED = (CODES, "prefix.f16")
 """Files that a segment with lists has in their order."""
 
 Codes = npt.NDArray[np.uint64]
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,6 +181,8 @@ def _put_in_lists(
     places = np.empty(rows, dtype="<u4")
     places[order] = np.arange(rows, dtype="<u4")
     sums["order.u32"] = _write(folder / "order.u32", (order.astype("<u4"), places))
+    sums[SIGNS] = _write(folder / SIGNS, map(signs_of, _drawn(halves, order)))
+    del halves
     sums[CODES] = _reorder(folder / CODES, order, 8)
     if has_prefix:
         sums[path.name] = _reorder(path, order, 2 * narrow)
@@ -196,11 +200,11 @@ def _reorder(path: Path, order: Rows, size: int) -> tuple[int, Sums]:
     return sums
 
 
-def _drawn(stored: npt.NDArray[np.uint8], order: Rows) -> Iterator[npt.NDArray[np.uint8]]:
+def _drawn(stored: npt.NDArray[_T], order: Rows) -> Iterator[npt.NDArray[_T]]:
     for number, start in enumerate(range(0, len(order), _BATCH)):
         if number % _TOUCHED == 0:
             let_go(stored)
-        yield stored[order[start : start + _BATCH]]
+        yield stored.take(order[start : start + _BATCH], axis=0)
 
 
 def _write(path: Path, arrays: Iterable[npt.NDArray[Any]]) -> tuple[int, Sums]:

@@ -60,7 +60,7 @@ _LEAST, _LEAST_PER_HIT = 200, 10
 _DEFAULT_SHARE = 0.03  # where nothing has been measured
 # What a search costs, in codes scanned one after the other: a candidate to gather and compare, and
 # where only some lists are visited, a code to pick out and a candidate among its near ones.
-_CANDIDATE, _LISTED_CODE, _LISTED_CANDIDATE = 280.0, 6.0, 150.0
+_CANDIDATE, _LISTED_CODE, _LISTED_CANDIDATE = 130.0, 22.0, 80.0
 
 
 def has_hash(info: StoreInfo) -> bool:

@@ -19,9 +19,9 @@ from nexus_vdb.testing.encoder import FakeEncoder
 from nexus_vdb.types import Floats, SearchPlan, StoreInfo, StoreSchema
 
 POINTS = [
-    {"candidates": 200, "probes": 0.1, "recall": 0.93, "error": 0.01},
+    {"candidates": 200, "probes": 0.02, "recall": 0.93, "error": 0.01},
     {"candidates": 400, "probes": 1.0, "recall": 0.95, "error": 0.01},
-    {"candidates": 1000, "probes": 0.1, "recall": 0.97, "error": 0.005},
+    {"candidates": 1000, "probes": 0.02, "recall": 0.97, "error": 0.005},
     {"candidates": 1000, "probes": 1.0, "recall": 0.985, "error": 0.004},
     {"candidates": 30_000, "probes": 1.0, "recall": 0.995, "error": 0.001},
 ]
@@ -71,9 +71,9 @@ def test_a_store_without_a_hash_is_searched_exactly() -> None:
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        (0.9, (200, 0.1)),
-        (0.92, (200, 0.1)),
-        (0.96, (1000, 0.1)),
+        (0.9, (200, 0.02)),
+        (0.92, (200, 0.02)),
+        (0.96, (1000, 0.02)),
         (0.98, (1000, 1.0)),
         (0.99, ("exact", 1.0)),  # 30,000 of 100,000 records
         (0.999, ("exact", 1.0)),  # never measured
@@ -128,9 +128,9 @@ def test_expected_recall_is_that_of_the_deepest_point_no_deeper_than_the_plan() 
         return expected_recall(calibrated, replace(SearchPlan(10, 1000), **changes))
 
     assert expected() == 0.985
-    assert expected(probes=0.1) == 0.97
+    assert expected(probes=0.02) == 0.97
     assert expected(candidates=999) == 0.95
-    assert expected(candidates=100, probes=0.1) is None
+    assert expected(candidates=100, probes=0.02) is None
     assert expected(candidates="exact") == 1.0
     assert expected(cuts=(256,)) is None
     assert expected(count=200_000) == 0.95

@@ -11,13 +11,14 @@ import pytest
 from nexus_vdb.connectors import _faiss_search
 from nexus_vdb.connectors._faiss_lists import list_rows, read_lists
 from nexus_vdb.connectors._faiss_scan import HashScan, table_scores
+from nexus_vdb.connectors._faiss_signs import signs_of, signs_width
 from nexus_vdb.connectors._faiss_state import State
 from nexus_vdb.connectors.faiss import FaissStore
 from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.errors import StoreCorrupt, StoreError
 from nexus_vdb.filters import Range
 from nexus_vdb.hashing import ItqHash, asymmetric_scores, hamming, pack, signs
-from nexus_vdb.ranking import cut_vectors
+from nexus_vdb.ranking import Rows, cut_vectors
 from nexus_vdb.records import take_queries, take_records
 from nexus_vdb.testing.compare import Pair
 from nexus_vdb.testing.store import StoreContract, sample_records
@@ -131,6 +132,36 @@ def test_few_lists_hold_most_of_the_answer(filled: Filled) -> None:
     assert filled.recall(replace(plan, candidates=6000, cuts=(96,))) == 1
 
 
+def test_signs_leave_the_best_of_many_candidates(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = SearchPlan(k=10, candidates=3000, cuts=(64, 96))
+    before = filled.recall(plan)
+    monkeypatch.setattr("nexus_vdb.connectors._faiss_signs._LEAST", 600)
+    left: list[int] = []
+    sift = State.sifted
+
+    def watched(state: State, places: Rows, unit: Floats) -> Rows:
+        found = sift(state, places, unit)
+        assert np.isin(found, places).all()
+        left.append(len(found))
+        return found
+
+    monkeypatch.setattr(State, "sifted", watched)
+    assert before - 0.05 < filled.recall(plan) <= before
+    assert len(left) == 20
+    assert 600 <= min(left) < max(left) < 900  # with ties
+
+
+def test_signs_of_vectors() -> None:
+    vectors = np.array([[0.5, -0.5, 0.0] * 5, [-1.0] * 15, [1.0] * 15], dtype=np.float16)
+    found = signs_of(vectors)
+    assert found.shape == (3, signs_width(15)) == (3, 2)
+    bits = np.unpackbits(found, axis=1, bitorder="little")
+    np.testing.assert_array_equal(bits[:, :15], vectors < 0)
+    assert not bits[:, 15].any()
+
+
 def test_a_batch_is_probed_as_its_queries_are(filled: Filled) -> None:
     plan = SearchPlan(k=10, candidates=200, cuts=(64, 96), probes=0.1)
     together = filled.pair.store.search(filled.queries, plan)
@@ -159,8 +190,9 @@ def test_many_candidates_are_compared_in_one_pass_with_the_same_answer(
 
 @pytest.mark.parametrize(("added", "probes"), [(0, (0.02, 0.3, 1.0)), (50, (1.0,))])
 def test_a_record_is_found_from_its_depth_on(
-    filled: Filled, added: int, probes: tuple[float, ...]
+    filled: Filled, added: int, probes: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("nexus_vdb.connectors._faiss_scan._MANY_WANTED", 10_000)  # in exact order
     store, ids = filled.pair.store, filled.records.ids
     assert isinstance(store, FaissStore)
     store.delete(ids=ids[::7])
@@ -274,7 +306,7 @@ def test_a_seed_gives_the_same_sample(filled: Filled) -> None:
 # What goes wrong
 
 
-@pytest.mark.parametrize("name", ["lists.npz", "order.u32"])
+@pytest.mark.parametrize("name", ["lists.npz", "order.u32", "signs.u8"])
 def test_a_missing_or_cut_list_file_is_named(filled: Filled, folder: Path, name: str) -> None:
     filled.pair.store.close()
     (path,) = folder.rglob(name)
