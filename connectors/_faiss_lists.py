@@ -33,8 +33,9 @@ from nexus_vdb.types import Floats
 
 __all__ = ["LISTED", "LISTED_IN_PASSING", "Lists", "list_rows", "read_lists"]
 
-LISTED = 100_000
-"""Rows from which a segment has lists: choosing among fewer saves little of a millisecond."""
+LISTED = 500_000
+"""Rows from which a segment has lists. Near rows that stand together are scanned and gathered with
+fewer misses, a sixth of the time at a million, even where all are visited."""
 
 LISTED_IN_PASSING = 1_000_000
 """Rows from which a merge while writing makes them; those of fewer wait for `optimize`."""

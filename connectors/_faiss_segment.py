@@ -178,7 +178,7 @@ class Segment:
     def decode(self, text: str) -> Metadata:
         """The metadata in a text; one of a store without checksums may be damaged."""
         try:
-            return dict(json.loads(text))
+            return {} if text == "{}" else dict(json.loads(text))
         except (ValueError, TypeError) as error:
             raise corrupt(self.folder / "rows.arrow", f"is damaged: {error}") from error
 

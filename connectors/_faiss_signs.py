@@ -1,6 +1,6 @@
 """The signs of narrow vectors: a sixteenth of their bytes, enough to tell the near from the far.
 
-    signs.u8      uint8 [n, ⌈c / 8⌉]: bit i of a row is set where coordinate i is negative
+    signs.u8      uint8 [n, ⌈c / 8⌉]: bit i of a row is the sign of coordinate i, set for minus
 
 They stand between the hash and the narrow vectors: of 30,000 candidates among a million texts, the
 fifth with the fewest signs unlike the query's had all but 0.002 of the exact top ten, and to read
@@ -17,9 +17,12 @@ import numpy.typing as npt
 
 from nexus_vdb.ranking import Rows, best_rows
 
-__all__ = ["SIGNS", "Signs", "fewest_unlike", "kept", "signs_of", "signs_width"]
+__all__ = ["SIGNED", "SIGNS", "Signs", "fewest_unlike", "kept", "signs_of", "signs_width"]
 
 SIGNS = "signs.u8"
+
+SIGNED = 50_000
+"""Rows from which a segment has signs: among fewer there are never many candidates."""
 
 _LEAST, _SHARE = 4000, 5
 """Candidates that are left, and one in how many where there are more of them."""
@@ -33,8 +36,9 @@ def signs_width(width: int) -> int:
 
 
 def signs_of(vectors: npt.NDArray[np.floating[Any]]) -> Signs:
-    """The signs of vectors `[n, c]`, uint8 `[n, ⌈c / 8⌉]`."""
-    return np.packbits(vectors < 0, axis=1, bitorder="little")
+    """The signs of vectors `[n, c]` of 16 or 32 bits a number, uint8 `[n, ⌈c / 8⌉]`."""
+    bits = vectors.view(f"<i{vectors.itemsize}")  # to compare integers takes a tenth of the time
+    return np.packbits(bits < 0, axis=1, bitorder="little")
 
 
 def kept(candidates: int) -> int:

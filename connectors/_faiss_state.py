@@ -13,20 +13,28 @@ import numpy as np
 import numpy.typing as npt
 
 from nexus_vdb.connectors._faiss_check import corrupt, read_named
-from nexus_vdb.connectors._faiss_files import Manifest, SegmentEntry, read_manifest
+from nexus_vdb.connectors._faiss_files import Manifest, SegmentEntry, manifest_stamp, read_manifest
 from nexus_vdb.connectors._faiss_filter import FilterColumns
 from nexus_vdb.connectors._faiss_halves import Halves, Mask
 from nexus_vdb.connectors._faiss_lists import LISTED
 from nexus_vdb.connectors._faiss_scan import HashScan
 from nexus_vdb.connectors._faiss_segment import Segment, Sought, sought
-from nexus_vdb.connectors._faiss_signs import fewest_unlike, kept, signs_of
+from nexus_vdb.connectors._faiss_signs import SIGNED, fewest_unlike, kept, signs_of
 from nexus_vdb.errors import StoreCorrupt
 from nexus_vdb.filters import Filter
 from nexus_vdb.ranking import Rows
 from nexus_vdb.records import join_records, no_records, take_records
 from nexus_vdb.types import Floats, Metadata, Records, StoreSchema
 
-__all__ = ["State", "View", "load_state", "read_dead", "read_meta", "worth_merging"]
+__all__ = [
+    "State",
+    "View",
+    "load_state",
+    "read_dead",
+    "read_meta",
+    "refreshed",
+    "worth_merging",
+]
 
 _FAN = 16
 """Small segments of like size that are merged into one: a row is rewritten log16(n / 512) times."""
@@ -112,8 +120,10 @@ class View:
     @property
     def is_untidy(self) -> bool:
         """Whether writing it anew would make searching it quicker."""
-        listed = self.segment.lists is not None or self.segment.rows < LISTED
-        return self.live is not None or not listed
+        segment = self.segment
+        unlisted = segment.lists is None and segment.rows >= LISTED
+        unsigned = segment.signs is None and segment.rows >= SIGNED
+        return self.live is not None or unlisted or unsigned
 
     def living(self, found: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         """Those of the pairs whose row, the second, is not deleted."""
@@ -330,6 +340,14 @@ def load_state(folder: Path, *, known: State | None = None) -> State | None:
                 raise
             manifest = newer
     return None
+
+
+def refreshed(folder: Path, known: State, seen: object) -> tuple[State, object]:
+    """The last committed state and the stamp of its manifest, if it is not the one `seen`."""
+    stamp = manifest_stamp(folder)
+    if stamp in (None, seen):
+        return known, seen
+    return load_state(folder, known=known) or known, stamp
 
 
 def _open(folder: Path, manifest: Manifest, known: State | None) -> State:

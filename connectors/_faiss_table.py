@@ -89,13 +89,12 @@ class Table:
             places = zip(numbers.tolist(), local.tolist(), strict=True)
             arrays = {one: self._column(name, one, some=True) for one in set(numbers.tolist())}
             return [arrays[number][row].as_py() for number, row in places]
-        values: list[Any] = [None] * len(rows)
+        values = np.empty(len(rows), dtype=object)
         for number in np.unique(numbers).tolist():
             here = np.flatnonzero(numbers == number)
             picked = self._column(name, number, some=True).take(pa.array(local[here]))
-            for place, value in zip(here.tolist(), picked.to_pylist(), strict=True):
-                values[place] = value
-        return values
+            values[here] = picked.to_numpy(zero_copy_only=False)
+        return values.tolist()
 
     def _column(self, name: str, number: int, *, some: bool) -> Any:
         if some and self._rescued:  # what is damaged is not asked for

@@ -20,7 +20,7 @@ from nexus_vdb.connectors._faiss_files import CODES, SegmentEntry
 from nexus_vdb.connectors._faiss_halves import Halves, floats
 from nexus_vdb.connectors._faiss_lists import LISTED, LISTED_IN_PASSING, list_rows
 from nexus_vdb.connectors._faiss_maps import let_go
-from nexus_vdb.connectors._faiss_signs import SIGNS, signs_of
+from nexus_vdb.connectors._faiss_signs import SIGNED, SIGNS, signs_of, signs_width
 from nexus_vdb.folders import fsync_folder, naming
 from nexus_vdb.ranking import Rows, cut_vectors
 from nexus_vdb.tables import (
@@ -60,7 +60,9 @@ _BATCH = 4096
 _TOUCHED = 16
 """Batches drawn from anywhere in a file that touch no more than 256 MiB of it."""
 
-_SCANNED = (CODES, "prefix.f16")
+PREFIX = "prefix.f16"
+
+_SCANNED = (CODES, PREFIX)
 """Files that a segment with lists has in their order."""
 
 Codes = npt.NDArray[np.uint64]
@@ -147,7 +149,7 @@ def _write_segment(
     folder: Path, blocks: Iterable[Block], schema: StoreSchema, listed: int
 ) -> SegmentEntry:
     hashes: list[Codes] = []
-    names = ["rows.arrow", "vectors.f16", CODES] + ["prefix.f16"] * (len(schema.cuts) > 1)
+    names = ["rows.arrow", "vectors.f16", CODES] + [PREFIX] * (len(schema.cuts) > 1)
     with ExitStack() as opened:
         files = {name: opened.enter_context(SummedFile(folder / name)) for name in names}
         with pa.ipc.new_file(files["rows.arrow"], COLUMNS) as tables:
@@ -162,6 +164,8 @@ def _write_segment(
             else:
                 file.flush()
     sums = {name: (file.size, file.sums) for name, file in files.items()}
+    if rows >= SIGNED:
+        sums[SIGNS] = _write(folder / SIGNS, map(signs_of, _passed(_narrow(folder, rows, schema))))
     lists = _put_in_lists(folder, rows, schema, sums) if rows >= listed else 0
     lookup = _lookup(np.concatenate(hashes, axis=1))
     sums["lookup.bin"] = _write(folder / "lookup.bin", lookup)
@@ -173,22 +177,34 @@ def _write_segment(
 def _put_in_lists(
     folder: Path, rows: int, schema: StoreSchema, sums: dict[str, tuple[int, Sums]]
 ) -> int:
-    narrow, has_prefix = schema.cuts[0], len(schema.cuts) > 1
-    path = folder / ("prefix.f16" if has_prefix else "vectors.f16")
+    narrow = schema.cuts[0]
     with naming(folder / "lists.npz"):
-        halves = np.memmap(path, "<f2", "r", 0, (rows, narrow))
+        halves = _narrow(folder, rows, schema)
         order, lists = list_rows(folder / "lists.npz", halves)
     places = np.empty(rows, dtype="<u4")
     places[order] = np.arange(rows, dtype="<u4")
     sums["order.u32"] = _write(folder / "order.u32", (order.astype("<u4"), places))
-    sums[SIGNS] = _write(folder / SIGNS, map(signs_of, _drawn(halves, order)))
     del halves
     sums[CODES] = _reorder(folder / CODES, order, 8)
-    if has_prefix:
-        sums[path.name] = _reorder(path, order, 2 * narrow)
+    if SIGNS in sums:
+        sums[SIGNS] = _reorder(folder / SIGNS, order, signs_width(narrow))
+    if PREFIX in sums:
+        sums[PREFIX] = _reorder(folder / PREFIX, order, 2 * narrow)
     written = (folder / "lists.npz").read_bytes()
     sums["lists.npz"] = len(written), page_sums(written)
     return lists
+
+
+def _narrow(folder: Path, rows: int, schema: StoreSchema) -> Halves:
+    name = PREFIX if len(schema.cuts) > 1 else "vectors.f16"
+    return np.memmap(folder / name, "<f2", "r", 0, (rows, schema.cuts[0]))
+
+
+def _passed(stored: Halves) -> Iterator[Halves]:
+    for start in range(0, len(stored), _BATCH):
+        if start % (_TOUCHED * _BATCH) == 0:
+            let_go(stored)
+        yield stored[start : start + _BATCH]
 
 
 def _reorder(path: Path, order: Rows, size: int) -> tuple[int, Sums]:
@@ -250,11 +266,11 @@ def hashes_of(block: Block) -> Codes:
 def _write_arrays(files: Mapping[str, SummedFile], block: Block, narrow: int) -> None:
     files["vectors.f16"].write(np.ascontiguousarray(block.vectors).data)
     files[CODES].write(np.ascontiguousarray(block.codes).data)
-    if "prefix.f16" in files:
+    if PREFIX in files:
         prefix = block.prefix
         if prefix is None:
             prefix = cut_vectors(floats(block.vectors[:, :narrow]), narrow).astype("<f2")
-        files["prefix.f16"].write(np.ascontiguousarray(prefix).data)
+        files[PREFIX].write(np.ascontiguousarray(prefix).data)
 
 
 def _lookup(hashes: Codes) -> Iterator[npt.NDArray[Any]]:

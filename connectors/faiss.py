@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ from nexus_vdb.connectors._faiss_files import (
 from nexus_vdb.connectors._faiss_rescue import Rescued, damages, rescue
 from nexus_vdb.connectors._faiss_search import search
 from nexus_vdb.connectors._faiss_segment import Segment, sought
-from nexus_vdb.connectors._faiss_state import State, View, load_state, worth_merging
+from nexus_vdb.connectors._faiss_state import State, View, load_state, refreshed, worth_merging
 from nexus_vdb.connectors._faiss_write import (
     Block,
     Codes,
@@ -70,12 +71,15 @@ _LOCKED = "wait until that writer has finished, or close that store; reading nee
 class FaissStore:
     """A folder of memory-mapped segments; made by `open`."""
 
+    concurrent_reads: Literal[True] = True
+
     def __init__(self, url: str, folder: Path, state: State, stamp: object) -> None:
         self._url = url
         self._folder = folder
         self._held: State | None = state
         self._seen = stamp
         self._lock: FolderLock | None = None
+        self._turns = threading.Lock()  # at becoming the writer, and at reading the manifest
         self._rescued: Rescued | None = None
 
     @classmethod
@@ -151,11 +155,9 @@ class FaissStore:
     def _state(self) -> State:
         if self._held is None:
             raise StoreError(f"{self._url} is closed", hint="open it again")
-        if self._lock is None and self._rescued is None:
-            stamp = manifest_stamp(self._folder)
-            if stamp not in (None, self._seen):
-                self._held = load_state(self._folder, known=self._held) or self._held
-                self._seen = stamp
+        with self._turns:
+            if self._lock is None and self._rescued is None:
+                self._held, self._seen = refreshed(self._folder, self._held, self._seen)
         return self._held
 
     # Reading
@@ -339,11 +341,12 @@ class FaissStore:
         if self._rescued is not None:
             raise StoreError(f"{self._url} is read only", hint="copy it into a new store")
         with as_store_error(self._folder):
-            if self._lock is None:
-                self._lock = FolderLock(self._folder, hint=_LOCKED)
-                self._seen = manifest_stamp(self._folder)
-                self._held = state = load_state(self._folder, known=state) or state
-                sweep(self._folder, state.manifest)
+            with self._turns:
+                if self._lock is None:
+                    self._lock = FolderLock(self._folder, hint=_LOCKED)
+                    state, self._seen = refreshed(self._folder, state, None)
+                    self._held = state
+                    sweep(self._folder, state.manifest)
             try:
                 yield state
             except BaseException:
@@ -351,12 +354,10 @@ class FaissStore:
                 self._lock = None
                 raise
 
-    def _write_segment(
-        self, state: State, blocks: Iterable[Block], *, passing: bool = False
-    ) -> View:
+    def _write_segment(self, state: State, blocks: Iterable[Block], **how: bool) -> View:
         schema = state.manifest.schema
         folder = self._folder / "segments" / f"{state.manifest.generation + 1:08d}"
-        return View(Segment(folder, write_segment(folder, blocks, schema, passing=passing), schema))
+        return View(Segment(folder, write_segment(folder, blocks, schema, **how), schema))
 
     def _write_beside(self, view: View, what: str, array: npt.NDArray[Any], suffix: str) -> str:
         content = array.tobytes()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -202,6 +202,16 @@ class SupportsCheck(Protocol):
         Raises:
             StoreNotFound: there is none.
         """
+
+
+@runtime_checkable
+class SupportsConcurrentReads(Protocol):
+    """A store that may be read from other threads while one writes to it.
+
+    A read finds what was there before a write or after it, nothing in between.
+    """
+
+    concurrent_reads: Literal[True]
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from nexus_vdb.chunking import Chunker, chunk_id
 from nexus_vdb.hashing import pack
 from nexus_vdb.idset import IdSet
-from nexus_vdb.interfaces import Encoder, Store
+from nexus_vdb.interfaces import Encoder, Store, SupportsConcurrentReads
 from nexus_vdb.pipelines._ingest_parts import (
     PART,
     Made,
@@ -58,7 +59,7 @@ _HELD_SECONDS = 1.0
 as long as some hundred short texts take the encoder. A kill costs this much work and the part that
 is being made."""
 
-_VECTOR_BYTES, _VECTOR_ROWS = 12 << 20, 8192
+_VECTOR_BYTES, _VECTOR_ROWS = 24 << 20, 8192
 """Ready-made vectors written in one call: what a call costs by itself is shared by many."""
 
 
@@ -111,6 +112,8 @@ class Stages:
         self._how = how_made(schema.fingerprint, settings.chunk_tokens, settings.chunk_overlap)
         self._itq = coding_hash(store.info())
         self._lock = threading.Lock()
+        beside = isinstance(store, SupportsConcurrentReads)
+        self._reading = nullcontext() if beside else self._lock
 
     def plan(self, batches: Iterable[Batch]) -> Iterator[Pending]:
         """Pass on what the store does not have as it is now."""
@@ -129,7 +132,7 @@ class Stages:
             if self._stop.is_set():
                 return
             ids = [document.id for document in batch[0]]
-            with self._lock:
+            with self._reading:
                 stored = self.store.fingerprints(ids)
             self.ledger.known += len(stored)
             if self.ledger.seen is not None:

@@ -48,6 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("damage") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_faiss_write, "LISTED", 300)
+        patch.setattr(_faiss_write, "SIGNED", 300)
         _make(folder)
     yield folder
     shutil.rmtree(folder)

@@ -30,7 +30,8 @@ SCHEMA = StoreSchema(dim=96, cuts=(64, 96))
 @pytest.fixture
 def from_a_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("_faiss_write", "_faiss_state"):
-        monkeypatch.setattr(f"nexus_vdb.connectors.{module}.LISTED", 100)
+        for name in ("LISTED", "SIGNED"):
+            monkeypatch.setattr(f"nexus_vdb.connectors.{module}.{name}", 100)
 
 
 @pytest.mark.usefixtures("from_a_hundred")
@@ -252,7 +253,8 @@ def test_optimize_gives_lists_to_an_older_segment(
     store.upsert(sample_records(300, dim=96))
     assert not list(folder.rglob("lists.npz"))
     for module in ("_faiss_write", "_faiss_state"):
-        monkeypatch.setattr(f"nexus_vdb.connectors.{module}.LISTED", 100)
+        for name in ("LISTED", "SIGNED"):
+            monkeypatch.setattr(f"nexus_vdb.connectors.{module}.{name}", 100)
     store.optimize()
     assert len(list(folder.rglob("lists.npz"))) == 1
     generation = store.info().details["generation"]
