@@ -224,9 +224,9 @@ def _in_blocks(
             let_go(halves[start : start + _BLOCK])
         return found
 
+    threads = faiss.omp_get_max_threads()  # to be asked first: FAISS's own BLAS sets it as well
     with one_blas_thread():
-        starts = range(0, len(halves), _BLOCK)
-        parts = in_threads(block, starts, threads=faiss.omp_get_max_threads())
+        parts = in_threads(block, range(0, len(halves), _BLOCK), threads=threads)
     return [best_of(list(mine), k, slack=slack) for mine in zip(*parts, strict=True)]
 
 
