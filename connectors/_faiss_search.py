@@ -84,11 +84,14 @@ def _answers(
             state.let_go(vectors=True)
         return hits
 
-    threads = min(faiss.omp_get_max_threads(), len(queries) // _EACH)
-    hits = in_threads(answer, range(len(queries)), threads=threads)
+    hits = in_threads(answer, range(len(queries)), threads=_threads(queries))
     if bulk:
         state.let_go()
     return hits
+
+
+def _threads(queries: QueryBatch) -> int:
+    return min(faiss.omp_get_max_threads(), len(queries) // _EACH)
 
 
 def _nearest(
@@ -118,11 +121,14 @@ def _near(
 ) -> Callable[[int], Rows]:
     """What finds the best of a query's candidates."""
     units = {cut: cut_vectors(queries.vectors, cut) for cut in plan.cuts}
-    candidates = _candidates(state, queries, plan, where)
+    candidates = found = _candidates(state, queries, plan, where)
     narrow = state.manifest.schema.cuts[0]
     if plan.cuts[0] == narrow:
-        pairs = zip(candidates, units[narrow], strict=True)
-        candidates = [state.sifted(places, unit[None]) for places, unit in pairs]
+        candidates = in_threads(
+            lambda row: state.sifted(found[row], units[narrow][[row]]),
+            range(len(queries)),
+            threads=_threads(queries),
+        )
     if len(queries) >= _TOGETHER and sum(map(len, candidates)) >= state.count:
         candidates = _narrowed_together(state, candidates, units, plan.k)
 

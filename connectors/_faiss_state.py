@@ -45,8 +45,8 @@ _LARGE, _FAN_LARGE = 2, 64
 _SMALLEST = 512
 """Segments below this count as of like size."""
 
-_TOUCHED = 64
-"""Rows read at a time where they lie far apart: each may bring megabytes of files to memory."""
+_PASSED = 16_384
+"""Neighbouring rows from which a sample is drawn at a time: 50 MB of files that may be touched."""
 
 _T = TypeVar("_T", bound=np.generic)
 _Pick: TypeAlias = Callable[[Segment, Rows], npt.NDArray[_T]]
@@ -257,8 +257,9 @@ class State:
         """Different records drawn evenly, as they stand in the files."""
         drawn = np.sort(self._drawn(count, seed))
         parts = [no_records(self.manifest.schema.dim)]
-        for start in range(0, len(drawn), _TOUCHED):
-            parts.append(self.records(drawn[start : start + _TOUCHED]))
+        ends = np.searchsorted(drawn, range(_PASSED, int(self._starts[-1]), _PASSED))
+        for rows in np.split(drawn, ends):
+            parts.append(self.records(rows))
             self.let_go()
         return join_records(parts)
 
