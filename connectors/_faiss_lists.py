@@ -18,6 +18,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nexus_vdb.connectors._faiss_halves import Halves, floats, highest, one_faiss_thread
-from nexus_vdb.connectors._faiss_maps import let_go
+from nexus_vdb.connectors._faiss_maps import HELD, let_go
 from nexus_vdb.ranking import Rows
-from nexus_vdb.threads import one_blas_thread
+from nexus_vdb.threads import in_threads, one_blas_thread
 from nexus_vdb.types import Floats
 
 __all__ = ["LISTED", "LISTED_IN_PASSING", "Lists", "list_rows", "read_lists"]
@@ -119,8 +120,9 @@ def list_rows(path: Path, halves: Halves, *, seed: int = 0) -> tuple[Rows, int]:
     Returns:
         The row at each place, int64 `[n]`, and the number of lists.
     """
+    threads = faiss.omp_get_max_threads()
     with one_faiss_thread(), one_blas_thread():
-        axes, centroids, lists = _clustered(halves, np.random.default_rng(seed))
+        axes, centroids, lists = _clustered(halves, np.random.default_rng(seed), threads)
     starts = np.zeros(len(centroids) + 1, dtype=np.int64)
     np.cumsum(np.bincount(lists, minlength=len(centroids)), out=starts[1:])
     with path.open("wb") as file:
@@ -131,21 +133,34 @@ def list_rows(path: Path, halves: Halves, *, seed: int = 0) -> tuple[Rows, int]:
 
 
 def _clustered(
-    halves: Halves, random: np.random.Generator
+    halves: Halves, random: np.random.Generator, threads: int
 ) -> tuple[Floats, Halves, npt.NDArray[np.int32]]:
     """Axes, centroids, and the list of each row."""
     count = len(halves)
     wanted = min(_MOST, round(4 * count**0.5))
     size = min(count, _SAMPLE_PER_LIST * wanted, _SAMPLE // halves.shape[1])
-    sample = floats(halves[np.sort(random.choice(count, size, replace=False))])
-    let_go(halves)
+    sample = _sample(halves, np.sort(random.choice(count, size, replace=False)))
     axes = _leading(sample)
     project = _projection(axes)
     tree = _Tree.grow(project(sample), wanted)
     del sample
-    lists = np.concatenate([tree.assign(block) for block in _projected(halves, project)])
-    let_go(halves)
-    return axes, tree.centroids.astype(np.float16), lists
+
+    def assigned(start: int) -> npt.NDArray[np.int32]:
+        with one_faiss_thread():  # of this thread's work
+            return tree.assign(_projected(halves[start : start + _BLOCK], project))
+
+    lists = in_threads(assigned, range(0, count, _BLOCK), threads=threads)
+    return axes, tree.centroids.astype(np.float16), np.concatenate(lists)
+
+
+def _sample(halves: Halves, rows: Rows) -> Floats:
+    sample = np.empty((len(rows), halves.shape[1]), dtype=np.float32)
+    step = HELD // halves.strides[0]
+    ends = np.searchsorted(rows, range(0, len(halves) + step, step))
+    for start, end in pairwise(ends.tolist()):
+        floats(halves[rows[start:end]], out=sample[start:end])
+        let_go(halves)
+    return sample
 
 
 def _leading(sample: Floats) -> Floats:
@@ -168,14 +183,11 @@ def _projection(axes: Floats) -> Callable[[Floats], Floats]:
     return project
 
 
-def _projected(halves: Halves, project: Callable[[Floats], Floats]) -> Iterator[Floats]:
-    for start in range(0, len(halves), _BLOCK):
-        end = min(start + _BLOCK, len(halves))
-        let_go(halves[:start])
-        steps = range(start, end, _STEP)
-        yield np.concatenate(
-            [project(floats(halves[row : min(row + _STEP, end)])) for row in steps]
-        )
+def _projected(halves: Halves, project: Callable[[Floats], Floats]) -> Floats:
+    starts = range(0, len(halves), _STEP)
+    parts = [project(floats(halves[start : start + _STEP])) for start in starts]
+    let_go(halves)
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,10 +9,12 @@ import faiss
 from nexus_vdb.connectors._faiss_halves import Scored, best_of, highest, highest_of
 from nexus_vdb.connectors._faiss_lists import Lists
 from nexus_vdb.connectors._faiss_scan import best_codes, scan_lists
+from nexus_vdb.connectors._faiss_signs import kept
 from nexus_vdb.connectors._faiss_state import State, View
 from nexus_vdb.filters import Filter
 from nexus_vdb.ranking import Rows, cut_vectors, in_order, rerank, shortlist
 from nexus_vdb.records import take_queries
+from nexus_vdb.stages import slices
 from nexus_vdb.threads import in_threads
 from nexus_vdb.types import Floats, Hit, QueryBatch, SearchPlan
 
@@ -66,9 +68,11 @@ def _together(state: State, plan: SearchPlan) -> int:
     """Queries that share a pass."""
     if plan.candidates == "exact":
         return _TOGETHER_EXACT
-    if _TOGETHER * _count(plan) < state.count:
+    signed = any(view.segment.signs is not None for view in state.views)
+    held = kept(_count(plan)) if signed else _count(plan)
+    if _TOGETHER_WIDE * held < state.count:
         return _TOGETHER
-    return min(max(_WIDE // _count(plan), _TOGETHER), _TOGETHER_WIDE)
+    return min(max(_WIDE // held, _TOGETHER), _TOGETHER_WIDE)
 
 
 def _answers(
@@ -121,14 +125,10 @@ def _near(
 ) -> Callable[[int], Rows]:
     """What finds the best of a query's candidates."""
     units = {cut: cut_vectors(queries.vectors, cut) for cut in plan.cuts}
-    candidates = found = _candidates(state, queries, plan, where)
-    narrow = state.manifest.schema.cuts[0]
-    if plan.cuts[0] == narrow:
-        candidates = in_threads(
-            lambda row: state.sifted(found[row], units[narrow][[row]]),
-            range(len(queries)),
-            threads=_threads(queries),
-        )
+    candidates: list[Rows] = []
+    for rows in slices(range(len(queries)), _TOGETHER):
+        some = take_queries(queries, rows)
+        candidates += _sifted(state, some, plan, _candidates(state, some, plan, where))
     if len(queries) >= _TOGETHER and sum(map(len, candidates)) >= state.count:
         candidates = _narrowed_together(state, candidates, units, plan.k)
 
@@ -137,6 +137,21 @@ def _near(
         return _narrowed(state, candidates[row], mine, plan.k)
 
     return near
+
+
+def _sifted(
+    state: State, queries: QueryBatch, plan: SearchPlan, candidates: Sequence[Rows]
+) -> Sequence[Rows]:
+    """What the signs leave of each query's candidates, where they are of the plan's first cut."""
+    narrow = state.manifest.schema.cuts[0]
+    if plan.cuts[0] != narrow:
+        return candidates
+    units = cut_vectors(queries.vectors, narrow)
+    return in_threads(
+        lambda row: state.sifted(candidates[row], units[[row]]),
+        range(len(candidates)),
+        threads=_threads(queries),
+    )
 
 
 def _candidates(

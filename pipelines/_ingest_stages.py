@@ -59,7 +59,7 @@ _HELD_SECONDS = 1.0
 as long as some hundred short texts take the encoder. A kill costs this much work and the part that
 is being made."""
 
-_VECTOR_BYTES, _VECTOR_ROWS = 24 << 20, 8192
+_VECTOR_BYTES, _VECTOR_ROWS = 96 << 20, 32_768
 """Ready-made vectors written in one call: what a call costs by itself is shared by many."""
 
 

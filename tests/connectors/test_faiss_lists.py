@@ -279,6 +279,7 @@ def test_vectors_of_one_cut_have_lists_too(folder: Path, from_a_hundred: None) -
 def test_no_query_of_a_large_batch_is_left_to_pass_over_the_files_alone(
     filled: Filled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("nexus_vdb.connectors._faiss_signs._LEAST", 10)
     passes: list[int] = []
 
     def counted(state: State, queries: QueryBatch, *rest: Any, **options: Any) -> list[list[Hit]]:
