@@ -10,16 +10,13 @@ from typing import Any
 
 from nexus_vdb.connectors._qdrant_filter import Json
 from nexus_vdb.connectors._qdrant_points import HASH, HIT_FIELDS, vector_name
-from nexus_vdb.ranking import cut_vectors
+from nexus_vdb.ranking import cut_vectors, shortlist
 from nexus_vdb.types import Floats, QueryBatch, SearchPlan, StoreSchema
 
 __all__ = ["RANDOM", "searches"]
 
 _SPARE = 16
 """Hits asked for beyond k: the engine cuts equal scores at random, we cut them by id."""
-
-_SHORTLIST_PER_HIT, _SHORTLIST_LEAST = 8, 128
-"""What a narrow cut keeps: of a million texts, 128 lose 0.2 % of the top 10, and 64 lose 0.5 %."""
 
 _MOST_VISITED = 256
 """Candidates of a graph search at most: 0.99 of the exact top 10 among 50,000 real texts, and a
@@ -84,7 +81,7 @@ def _hash_stage(logits: Floats, plan: SearchPlan) -> Json:
 
 def _cut_stage(unit: Floats, cut: int, plan: SearchPlan) -> dict[str, Any]:
     last = cut == plan.cuts[-1]
-    limit = plan.k + _SPARE if last else max(_SHORTLIST_PER_HIT * plan.k, _SHORTLIST_LEAST)
+    limit = plan.k + _SPARE if last else shortlist(plan.k)
     return {"query": {"nearest": unit.tolist()}, "using": vector_name(cut), "limit": limit}
 
 
