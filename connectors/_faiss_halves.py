@@ -28,6 +28,7 @@ __all__ = [
     "highest",
     "highest_of",
     "one_faiss_thread",
+    "threads_for",
 ]
 
 Halves: TypeAlias = npt.NDArray[np.float16]
@@ -50,6 +51,9 @@ _STEP = 512
 _ROUNDING = 1e-6
 """What float32 sums of unit rows may differ by: equal rows have other products at the edges of a
 matrix product's tiles, on some processors, and still are ties."""
+
+_EACH = 8
+"""Queries that make a thread worth starting."""
 
 _CHUNK = 1 << 16
 """Values decoded at a time, so that they stay in the cache."""
@@ -123,6 +127,11 @@ def _by_faiss(
 
     with one_faiss_thread():
         return [search(query) for query in np.ascontiguousarray(queries, dtype=np.float32)]
+
+
+def threads_for(queries: int) -> int:
+    """As many threads as FAISS may use, as long as each has some of the queries to work on."""
+    return min(faiss.omp_get_max_threads(), queries // _EACH)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nexus_vdb.connectors._faiss_halves import Mask, Scored, one_faiss_thread
+from nexus_vdb.connectors._faiss_halves import Mask, Scored, one_faiss_thread, threads_for
 from nexus_vdb.connectors._faiss_lists import Lists
 from nexus_vdb.hashing import BITS
 from nexus_vdb.ranking import Rows, best_rows
@@ -43,9 +43,6 @@ _SURE = 100
 
 _ROUNDED = 0.005
 """What tables of 8 bits may take from a score, as a share of the highest that there can be."""
-
-_EACH = 8
-"""Queries that make a thread worth starting."""
 
 _MANY = 16_384
 """Codes from which four look-ups in large tables are faster, making these included, than eight."""
@@ -129,7 +126,7 @@ class HashScan:
             every = np.arange(n) if self._places is None else self._places
             codes = self._codes[every]
             return [best_codes(one, codes, every, count) for one in logits]
-        threads = min(faiss.omp_get_max_threads(), len(logits) // _EACH)
+        threads = threads_for(len(logits))
         return in_threads(lambda one: self._best(one, count, n), list(logits), threads=threads)
 
     def _best(self, logits: Floats, count: int, n: int) -> Scored:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import faiss
-
-from nexus_vdb.connectors._faiss_halves import Scored, best_of, highest, highest_of
+from nexus_vdb.connectors._faiss_halves import Scored, best_of, highest, highest_of, threads_for
 from nexus_vdb.connectors._faiss_lists import Lists
 from nexus_vdb.connectors._faiss_scan import best_codes, scan_lists
 from nexus_vdb.connectors._faiss_signs import kept
@@ -21,7 +19,7 @@ from nexus_vdb.types import Floats, Hit, QueryBatch, SearchPlan
 __all__ = ["search"]
 
 _TOGETHER, _TOGETHER_WIDE, _TOGETHER_EXACT = 16, 64, 320
-"""Queries that share a pass over codes; over codes, then over all rows; over all rows."""
+"""Queries whose candidates are found at a time; whose candidates, or all rows, share a pass."""
 
 _WIDE = 1 << 22
 """Candidates held at a time where more than `_TOGETHER` queries share a pass: 120 MB."""
@@ -29,9 +27,6 @@ _WIDE = 1 << 22
 _MANY = 64
 """Queries that are a bulk job, which lets go of what it has touched: half a megabyte for each row,
 where the system keeps files in large pieces."""
-
-_EACH = 8
-"""Queries that make a thread worth starting."""
 
 _ROUNDING = 1e-3
 """By how much rounding to float16, which changes lengths as well, may move a cosine."""
@@ -88,14 +83,10 @@ def _answers(
             state.let_go(vectors=True)
         return hits
 
-    hits = in_threads(answer, range(len(queries)), threads=_threads(queries))
+    hits = in_threads(answer, range(len(queries)), threads=threads_for(len(queries)))
     if bulk:
         state.let_go()
     return hits
-
-
-def _threads(queries: QueryBatch) -> int:
-    return min(faiss.omp_get_max_threads(), len(queries) // _EACH)
 
 
 def _nearest(
@@ -150,7 +141,7 @@ def _sifted(
     return in_threads(
         lambda row: state.sifted(candidates[row], units[[row]]),
         range(len(candidates)),
-        threads=_threads(queries),
+        threads=threads_for(len(queries)),
     )
 
 
