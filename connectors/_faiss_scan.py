@@ -39,7 +39,7 @@ _MANY_WANTED = 4096
 """Candidates from which all above a score are taken in place of the best."""
 
 _SURE = 100
-"""Of the sample above a score, so that the number of all that are is known to a tenth."""
+"""Of the sample among the candidates, so that it tells within a tenth how many there are."""
 
 _ROUNDED = 0.005
 """What tables of 8 bits may take from a score, as a share of the highest that there can be."""
@@ -130,21 +130,30 @@ class HashScan:
         return in_threads(lambda one: self._best(one, count, n), list(logits), threads=threads)
 
     def _best(self, logits: Floats, count: int, n: int) -> Scored:
-        rank = count * len(self._sample) // n
         with one_faiss_thread():
-            if rank >= _SURE and count >= _MANY_WANTED:
-                return self._above(logits, count, rank)
+            scores, found = self._above(logits, count, n)
+            if len(found) >= count:
+                best = best_rows(scores, count)
+                return self._at(found[best]), scores[best]
             # The rounded tables confuse near ties: a few more are taken and scored exactly.
-            _, found = self._index.search(logits[None], min(n, count + count // 10 + 32))
-        places = self._at(np.sort(found[0]))
+            _, numbers = self._index.search(logits[None], min(n, count + count // 10 + 32))
+        places = self._at(np.sort(numbers[0]))
         return best_codes(logits, self._codes[places], places, count)
 
-    def _above(self, logits: Floats, count: int, rank: int) -> Scored:
+    def _above(self, logits: Floats, count: int, n: int) -> tuple[Floats, Rows]:
+        """Scores and numbers, rising, of all above the score that `count` should be above.
+
+        None where there are few of them; seldom fewer than `count`, for two standard deviations of
+        how many of the sample are among so many are added.
+        """
+        rank = count * len(self._sample) / n
+        if rank < _SURE or count < _MANY_WANTED:
+            return np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
+        rank = min(int(rank + 2 * rank**0.5), len(self._sample))
         scores = table_scores(logits, self._sample)
         least = np.partition(scores, -rank)[-rank] - _ROUNDED * np.abs(logits).sum()
         _, scores, found = self._index.range_search(logits[None], float(least))
-        best = best_rows(scores, count)
-        return self._at(found[best]), scores[best]
+        return scores, found
 
     def _at(self, numbers: Rows) -> Rows:
         return numbers if self._places is None else self._places[numbers]

@@ -80,6 +80,17 @@ def test_the_fast_scan_ranks_as_the_asymmetric_score_does(count: int, rounding: 
             np.testing.assert_allclose(scores, expected[row][found], atol=most)
 
 
+def test_the_fast_scan_never_finds_fewer_than_are_wanted() -> None:
+    random = np.random.default_rng(4)
+    codes = random.integers(0, 2**64, size=40_000, dtype=np.uint64)
+    scan = HashScan(codes, None)
+    for logits in random.standard_normal((20, 1, 64)).astype(np.float32):
+        for count in (4096, 6000, 30_000, 39_999):
+            ((found, scores),) = scan.best(logits, count)
+            assert count <= len(found) == len(scores) < 1.01 * count + 10
+            assert (np.diff(found) > 0).all()
+
+
 def test_table_scores_are_the_asymmetric_scores() -> None:
     random = np.random.default_rng(1)
     codes = random.integers(0, 2**64, size=100, dtype=np.uint64)
