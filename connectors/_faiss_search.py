@@ -64,7 +64,7 @@ def _together(state: State, plan: SearchPlan) -> int:
     if plan.candidates == "exact":
         return _TOGETHER_EXACT
     signed = any(view.segment.signs is not None for view in state.views)
-    held = kept(_count(plan)) if signed else _count(plan)
+    held = kept(_count(plan), plan.k) if signed else _count(plan)
     if _TOGETHER_WIDE * held < state.count:
         return _TOGETHER
     return min(max(_WIDE // held, _TOGETHER), _TOGETHER_WIDE)
@@ -139,7 +139,7 @@ def _sifted(
         return candidates
     units = cut_vectors(queries.vectors, narrow)
     return in_threads(
-        lambda row: state.sifted(candidates[row], units[[row]]),
+        lambda row: state.sifted(candidates[row], units[[row]], plan.k),
         range(len(candidates)),
         threads=threads_for(len(queries)),
     )

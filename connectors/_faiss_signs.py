@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from nexus_vdb.ranking import Rows, best_rows
+from nexus_vdb.ranking import Rows, best_rows, shortlist
 
 __all__ = ["SIGNED", "SIGNS", "Signs", "fewest_unlike", "kept", "signs_of", "signs_width"]
 
@@ -41,24 +41,22 @@ def signs_of(vectors: npt.NDArray[np.floating[Any]]) -> Signs:
     return np.packbits(bits < 0, axis=1, bitorder="little")
 
 
-def kept(candidates: int) -> int:
-    """How many of so many candidates are left when their signs were compared."""
-    return max(_LEAST, candidates // _SHARE)
+def kept(candidates: int, k: int) -> int:
+    """How many of so many candidates are left for k hits when their signs were compared."""
+    return max(_LEAST, candidates // _SHARE, shortlist(k))
 
 
-def fewest_unlike(signs: Signs, query: Signs) -> Rows:
-    """The rows with the fewest signs unlike those of a query, ties included.
+def fewest_unlike(signs: Signs, query: Signs, count: int) -> Rows:
+    """The positions, rising, of the `count` rows with the fewest signs unlike a query's, and ties.
 
     Args:
         signs: uint8 `[n, b]`.
         query: uint8 `[1, b]`.
-
-    Returns:
-        About `kept(n)` positions, rising.
+        count: Rows wanted.
     """
     unlike = np.empty((1, len(signs)), dtype=np.int32)
     library: Any = faiss  # its stubs know some of it only
     signs = np.ascontiguousarray(signs)
     asked, rows, found = [library.swig_ptr(one) for one in (query, signs, unlike)]
     library.hammings(asked, rows, 1, *signs.shape, found)
-    return best_rows(-unlike[0], kept(len(signs)))
+    return best_rows(-unlike[0], count)

@@ -219,17 +219,19 @@ class State:
         width = self.manifest.schema.cuts[0]
         return self._gather(places, width, np.float16, lambda one, local: one.prefix_at(local))
 
-    def sifted(self, places: Rows, unit: Floats) -> Rows:
+    def sifted(self, places: Rows, unit: Floats, k: int) -> Rows:
         """Of the candidates of each segment those whose signs are most like a query's.
 
         Args:
             places: Of the store.
             unit: The query at the narrowest cut, float32 `[1, c]`.
+            k: Hits wanted in the end.
         """
         wanted, parts = signs_of(unit), [np.zeros(0, dtype=np.int64)]
         for segment, at, local in self._by_segment(places):
-            if segment.signs is not None and len(local) > kept(len(local)):
-                at = at[fewest_unlike(segment.signs.at(local), wanted)]
+            count = kept(len(local), k)
+            if segment.signs is not None and len(local) > count:
+                at = at[fewest_unlike(segment.signs.at(local), wanted, count)]
             parts.append(places[at])
         return np.concatenate(parts)
 

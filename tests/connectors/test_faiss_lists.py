@@ -142,8 +142,8 @@ def test_signs_leave_the_best_of_many_candidates(
     left: list[int] = []
     sift = State.sifted
 
-    def watched(state: State, places: Rows, unit: Floats) -> Rows:
-        found = sift(state, places, unit)
+    def watched(state: State, places: Rows, unit: Floats, k: int) -> Rows:
+        found = sift(state, places, unit, k)
         assert np.isin(found, places).all()
         left.append(len(found))
         return found
@@ -152,6 +152,8 @@ def test_signs_leave_the_best_of_many_candidates(
     assert before - 0.05 < filled.recall(plan) <= before
     assert len(left) == 20
     assert 600 <= min(left) < max(left) < 900  # with ties
+    hits = filled.pair.store.search(filled.queries, replace(plan, k=2000))
+    assert [len(mine) for mine in hits] == [2000] * 20
 
 
 def test_signs_of_vectors() -> None:
@@ -279,7 +281,7 @@ def test_vectors_of_one_cut_have_lists_too(folder: Path, from_a_hundred: None) -
 def test_no_query_of_a_large_batch_is_left_to_pass_over_the_files_alone(
     filled: Filled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nexus_vdb.connectors._faiss_signs._LEAST", 10)
+    monkeypatch.setattr(_faiss_search, "kept", lambda candidates, k: candidates)
     passes: list[int] = []
 
     def counted(state: State, queries: QueryBatch, *rest: Any, **options: Any) -> list[list[Hit]]:
