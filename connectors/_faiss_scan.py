@@ -143,8 +143,8 @@ class HashScan:
     def _above(self, logits: Floats, count: int, n: int) -> tuple[Floats, Rows]:
         """Scores and numbers, rising, of all above the score that `count` should be above.
 
-        None where there are few of them; seldom fewer than `count`, for two standard deviations of
-        how many of the sample are among so many are added.
+        Empty where few are wanted; else seldom fewer than `count`, for two standard deviations of
+        how many of the sample are among them are added.
         """
         rank = count * len(self._sample) / n
         if rank < _SURE or count < _MANY_WANTED:

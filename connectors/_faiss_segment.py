@@ -7,8 +7,8 @@
                   (uint32 [2, n])
     rows.arrow    Arrow IPC file: id, document_id, ordinal, text, metadata (JSON), content_hash
 
-A large segment has coarse lists (`_faiss_lists`) and signs (`_faiss_signs`) as well: its prefix,
-codes and signs stand in the order of the lists, by place, and everything else by row. All numbers
+A large segment has signs as well (`_faiss_signs`), a larger one also coarse lists (`_faiss_lists`):
+its prefix, codes and signs stand in their order, by place, and everything else by row. All numbers
 are little-endian.
 """
 
@@ -102,7 +102,7 @@ class Segment:
         if entry.lists and not rescue:
             self.lists = _open_lists(folder / "lists.npz", entry, narrow, sums)
         self.signs: Mapped[np.uint8] | None = None
-        """By place, uint8 `[n, ⌈c / 8⌉]`; what was listed before there were signs has none."""
+        """By place, uint8 `[n, ⌈c / 8⌉]`; None in small segments and those of older versions."""
         if SIGNS in sums and not rescue:
             self.signs = Mapped(folder / SIGNS, "u1", (rows, signs_width(narrow)), sums)
         self._lookup: Mapped[np.uint8] | None = None

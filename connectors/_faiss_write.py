@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,6 @@ _SCANNED = (CODES, PREFIX)
 """Files that a segment with lists has in their order."""
 
 Codes = npt.NDArray[np.uint64]
-_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,7 +215,7 @@ def _reorder(path: Path, order: Rows, size: int) -> tuple[int, Sums]:
     return sums
 
 
-def _drawn(stored: npt.NDArray[_T], order: Rows) -> Iterator[npt.NDArray[_T]]:
+def _drawn(stored: npt.NDArray[np.uint8], order: Rows) -> Iterator[npt.NDArray[np.uint8]]:
     for number, start in enumerate(range(0, len(order), _BATCH)):
         if number % _TOUCHED == 0:
             let_go(stored)

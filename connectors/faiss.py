@@ -274,9 +274,9 @@ class FaissStore:
                         replaced[:] = map(np.union1d, replaced, state.rows_with_ids(wanted))
                     yield block
 
-            new = self._write_segment(state, noted())
-            again = new.segment.outdated()
-            self._commit(state, self._bury([*state.views, new], [*replaced, again]))
+            new = self._write_segment(noted())
+            dead = [*replaced, new.segment.outdated()]
+            self._commit(state, self._bury([*state.views, new], dead))
             self._tidy()
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
@@ -354,10 +354,11 @@ class FaissStore:
                 self._lock = None
                 raise
 
-    def _write_segment(self, state: State, blocks: Iterable[Block], **how: bool) -> View:
-        schema = state.manifest.schema
-        folder = self._folder / "segments" / f"{state.manifest.generation + 1:08d}"
-        return View(Segment(folder, write_segment(folder, blocks, schema, **how), schema))
+    def _write_segment(self, blocks: Iterable[Block], *, passing: bool = False) -> View:
+        manifest = self._state.manifest
+        folder = self._folder / "segments" / f"{manifest.generation + 1:08d}"
+        entry = write_segment(folder, blocks, manifest.schema, passing=passing)
+        return View(Segment(folder, entry, manifest.schema))
 
     def _write_beside(self, view: View, what: str, array: npt.NDArray[Any], suffix: str) -> str:
         content = array.tobytes()
@@ -394,7 +395,6 @@ class FaissStore:
             self._merge(group, passing=True)
 
     def _merge(self, group: list[View], *, passing: bool = False) -> None:
-        state = self._state
-        others = [view for view in state.views if view not in group]
+        others = [view for view in self._state.views if view not in group]
         blocks = (one for view in group for one in view.segment.blocks(view.live, merging=True))
-        self._commit(state, [*others, self._write_segment(state, blocks, passing=passing)])
+        self._commit(self._state, [*others, self._write_segment(blocks, passing=passing)])
