@@ -2,8 +2,10 @@
 
 A code is a 16x4-bit product quantizer whose centroids are the 16 corners {-1, +1}^4, so FAISS
 scans it with its SIMD kernels (André et al. 2015, doi:10.14778/2856318.2856324), with query tables
-rounded to 8 bits; a few are scored again exactly. Its index takes 16 bytes a code and 50 ms for a
-million of them, so it is made where all codes are scanned, and not kept on disk.
+rounded to 8 bits; a few are scored again exactly. FAISS keeps a number of 8 bytes with each entry,
+so an entry is two codes, and a query is two, each with zeros for the other's half: 12 bytes a code.
+To make the index takes 50 ms for a million, so that is done where all codes are scanned, and it is
+not kept on disk.
 
 Of many candidates all above a score are taken: to keep the best of thousands in order takes FAISS
 several times as long as the scan itself. A sample says which score so many are above.
@@ -13,6 +15,7 @@ With a code's own signs as logits (`nexus_vdb.hashing.signs`) the score ranks by
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -115,7 +118,7 @@ class HashScan:
         self._places = None if live is None else np.flatnonzero(live)
 
     def best(self, logits: Floats, count: int) -> list[Scored]:
-        """For each query: places with about the `count` highest scores, rising, and the scores.
+        """For each query: places with about the `count` highest scores, and the scores.
 
         Args:
             logits: float32 `[q, 64]`.
@@ -132,16 +135,16 @@ class HashScan:
     def _best(self, logits: Floats, count: int, n: int) -> Scored:
         with one_faiss_thread():
             scores, found = self._above(logits, count, n)
-            if len(found) >= count:
-                best = best_rows(scores, count)
-                return self._at(found[best]), scores[best]
-            # The rounded tables confuse near ties: a few more are taken and scored exactly.
-            _, numbers = self._index.search(logits[None], min(n, count + count // 10 + 32))
-        places = self._at(np.sort(numbers[0]))
-        return best_codes(logits, self._codes[places], places, count)
+            if len(found) < count:
+                # The rounded tables confuse near ties: a few more are taken and scored exactly.
+                found = self._ranked(logits, min(n, count + count // 10 + 32), n)
+                places = self._at(np.sort(found))
+                return best_codes(logits, self._codes[places], places, count)
+        best = best_rows(scores, count)
+        return self._at(found[best]), scores[best]
 
     def _above(self, logits: Floats, count: int, n: int) -> tuple[Floats, Rows]:
-        """Scores and numbers, rising, of all above the score that `count` should be above.
+        """Scores and numbers of all above the score that `count` should be above.
 
         Empty where few are wanted; else seldom fewer than `count`, for two standard deviations of
         how many of the sample are among them are added.
@@ -152,8 +155,22 @@ class HashScan:
         rank = min(int(rank + 2 * rank**0.5), len(self._sample))
         scores = table_scores(logits, self._sample)
         least = np.partition(scores, -rank)[-rank] - _ROUNDED * np.abs(logits).sum()
-        _, scores, found = self._index.range_search(logits[None], float(least))
-        return scores, found
+        limits, scores, found = self._index.range_search(_halves(logits), float(least))
+        found = found * 2
+        found[limits[1] :] += 1
+        return (scores[found < n], found[found < n]) if n % 2 else (scores, found)
+
+    def _ranked(self, logits: Floats, count: int, n: int) -> Rows:
+        """Numbers of the `count` best, and some more, by rounded scores."""
+        entries = self._index.ntotal
+        each = count // 2 + 4 * math.isqrt(count)  # the halves seldom differ by more
+        while True:
+            scores, found = self._index.search(_halves(logits), min(each, entries))
+            least = np.partition(scores.ravel(), -count)[-count]
+            if each >= entries or scores.min(axis=1).max() <= least:
+                found = found * 2 + [[0], [1]]
+                return found[found < n]
+            each *= 2
 
     def _at(self, numbers: Rows) -> Rows:
         return numbers if self._places is None else self._places[numbers]
@@ -169,18 +186,28 @@ class HashScan:
         return _fast_scan(codes)
 
 
+def _halves(logits: Floats) -> Floats:
+    """A query `[64]` for the first and one for the second codes of all entries, `[2, 128]`."""
+    halves = np.zeros((2, 2 * BITS), dtype=np.float32)
+    halves[0, :BITS] = halves[1, BITS:] = logits
+    return halves
+
+
 def _fast_scan(codes: Codes) -> Any:
-    parts, bits = BITS // 4, 4
+    if len(codes) % 2:
+        codes = np.append(codes, codes[-1:])  # never found: its number is that of no code
+    width, bits, entries = 2 * BITS, 4, len(codes) // 2
+    parts = width // bits
     corners = (np.arange(16)[:, None] >> np.arange(bits) & 1) * 2.0 - 1
-    one_list = faiss.IndexFlatIP(BITS)  # only an index of lists finds all above a score
-    one_list.add(np.zeros((1, BITS), dtype=np.float32))
-    quantizer: Any = faiss.IndexIVFPQ(one_list, BITS, 1, parts, bits, faiss.METRIC_INNER_PRODUCT)
+    one_list = faiss.IndexFlatIP(width)  # only an index of lists finds all above a score
+    one_list.add(np.zeros((1, width), dtype=np.float32))
+    quantizer: Any = faiss.IndexIVFPQ(one_list, width, 1, parts, bits, faiss.METRIC_INNER_PRODUCT)
     centroids = np.tile(corners.astype(np.float32), (parts, 1, 1)).ravel()
     faiss.copy_array_to_vector(centroids, quantizer.pq.centroids)
-    quantizer.by_residual, quantizer.is_trained, quantizer.ntotal = False, True, len(codes)
-    octets, numbers = np.ascontiguousarray(codes, dtype="<u8").view(np.uint8), np.arange(len(codes))
+    quantizer.by_residual, quantizer.is_trained, quantizer.ntotal = False, True, entries
+    octets, numbers = np.ascontiguousarray(codes, dtype="<u8").view(np.uint8), np.arange(entries)
     pointers = faiss.swig_ptr(numbers), faiss.swig_ptr(octets)
-    quantizer.invlists.add_entries(0, len(codes), *pointers)
+    quantizer.invlists.add_entries(0, entries, *pointers)
     index: Any = faiss.IndexIVFPQFastScan(quantizer)
     index.referenced_objects = [one_list]
     return index

@@ -152,10 +152,9 @@ def _candidates(
     count = _count(plan)
     found: list[list[Scored]] = [[] for _ in queries.vectors]
     for view, start in state.numbered():
-        lists = view.segment.lists
         if where is not None:
             best = _matching(view, queries.hash_logits, count, where)
-        elif plan.probes < 1 and lists is not None:
+        elif plan.probes < 1 and (lists := view.segment.lists) is not None:
             best = _probed(view, lists, queries, plan)
         else:
             best = view.scan.best(queries.hash_logits, count)

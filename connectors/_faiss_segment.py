@@ -98,9 +98,8 @@ class Segment:
         """By place, float16 `[n, c]`, where there is more than one cut."""
         if len(schema.cuts) > 1 and not rescue:
             self.prefix = Mapped(folder / "prefix.f16", "<f2", (rows, narrow), sums)
-        self.lists: Lists | None = None
         if entry.lists and not rescue:
-            self.lists = _open_lists(folder / "lists.npz", entry, narrow, sums)
+            _ = self._read_lists()
         self.signs: Mapped[np.uint8] | None = None
         """By place, uint8 `[n, ⌈c / 8⌉]`; None in small segments and those of older versions."""
         if SIGNS in sums and not rescue:
@@ -117,6 +116,14 @@ class Segment:
         self._order: Mapped[np.uint32] | None = None
         if self.entry.lists:
             self._order = Mapped(folder / "order.u32", "<u4", (2 * rows,), sums)
+
+    @cached_property
+    def lists(self) -> Lists | None:
+        """None in smaller segments; a scan of all codes does not ask for them."""
+        return self._read_lists() if self.entry.lists else None
+
+    def _read_lists(self) -> Lists:
+        return _read_lists(self.folder / "lists.npz", self.entry, self._schema.cuts[0], self._sums)
 
     @cached_property
     def codes(self) -> Codes:
@@ -302,7 +309,7 @@ class Segment:
             yield column.to_pylist()
 
 
-def _open_lists(
+def _read_lists(
     path: Path, entry: SegmentEntry, width: int, sums: Mapping[str, tuple[int, Sums]]
 ) -> Lists:
     size, sums_here = sums.get(path.name, (None, None))

@@ -121,7 +121,7 @@ class View:
     def is_untidy(self) -> bool:
         """Whether writing it anew would make searching it quicker."""
         segment = self.segment
-        unlisted = segment.lists is None and segment.rows >= LISTED
+        unlisted = not segment.entry.lists and segment.rows >= LISTED
         unsigned = segment.signs is None and segment.rows >= SIGNED
         return self.live is not None or unlisted or unsigned
 

@@ -88,7 +88,7 @@ def test_the_fast_scan_never_finds_fewer_than_are_wanted() -> None:
         for count in (4096, 6000, 30_000, 39_999):
             ((found, scores),) = scan.best(logits, count)
             assert count <= len(found) == len(scores) < 1.01 * count + 10
-            assert (np.diff(found) > 0).all()
+            assert len(np.unique(found)) == len(found)
 
 
 def test_table_scores_are_the_asymmetric_scores() -> None:
