@@ -151,16 +151,21 @@ def memory(bench: Bench) -> Units:
 
 
 def _rows(bench: Bench, kind: str, count: int) -> Result:
-    corpus = bench.made("rows", f"rows-{count}.{kind}", "--count", str(count))
-    return ingest(corpus, bench.fresh("rows"))
+    return ingest(_corpus(bench, kind, count), bench.fresh("rows"))
+
+
+def _corpus(bench: Bench, kind: str, count: int) -> str:
+    return bench.made("rows", f"rows-{count}.{kind}", "--count", str(count))
 
 
 def rate(bench: Bench) -> Units:
-    """A whole ingest beside the encoder alone, of abstracts and of short questions."""
+    """A whole ingest beside the encoder alone, of abstracts and of short texts, few and many."""
+    words = (sys.executable, str(HERE / "ingest_rate.py"), "--json")
     for name in ("cranfield", "scifact", "quora-small"):
         corpus = str(bench.data / "eval" / name / "corpus.jsonl")
-        words = (sys.executable, str(HERE / "ingest_rate.py"), corpus, "--id-field", "_id")
-        yield f"rate {name}", partial(measured, *words, "--json")
+        yield f"rate {name}", partial(measured, *words, corpus, "--id-field", "_id")
+    count = max(bench.sizes[:2])
+    yield f"rate {count:,} short texts", lambda: measured(*words, _corpus(bench, "parquet", count))
 
 
 def vectors(bench: Bench) -> Units:

@@ -34,7 +34,8 @@ same kinds that are not in the corpus. Every engine has the same vectors and que
 - p50 and p99 are wall times of one query at a time; "batch" is all queries in one call.
 - "against exact" is the ratio of the p50 to that of FAISS's exact search over float32.
 - Build is processor time of all threads, vectors given in one pass, until the index is on disk.
-- Memory is what the process grew by: its own, and pages of mapped files, which the system may drop.
+- Memory is what the process grew by: its own, without what malloc has free again, and pages of
+  mapped files, which the system may drop.
 - `faiss://` stores float16 vectors beside the codes, ids and (here empty) texts; the others store
   vectors and row numbers alone.
 

@@ -168,8 +168,8 @@ class HashScan:
             scores, found = self._index.search(_halves(logits), min(each, entries))
             least = np.partition(scores.ravel(), -count)[-count]
             if each >= entries or scores.min(axis=1).max() <= least:
-                found = found * 2 + [[0], [1]]
-                return found[found < n]
+                numbers = found * 2 + np.array([[0], [1]])
+                return np.asarray(numbers[numbers < n])
             each *= 2
 
     def _at(self, numbers: Rows) -> Rows:

@@ -244,6 +244,8 @@ class State:
 
     def records(self, rows: Rows) -> Records:
         """Whole records, in the order of the rows."""
+        if len(self.views) == 1:
+            return self.views[0].segment.records(rows)
         parts, order = [no_records(self.manifest.schema.dim)], [np.zeros(0, dtype=np.int64)]
         for segment, at, local in self._by_segment(rows):
             parts.append(segment.records(local))

@@ -20,6 +20,8 @@ import sentencepiece
 
 from nexus_vdb.errors import ConfigError, ModelError
 from nexus_vdb.hashing import pack
+from nexus_vdb.ranking import Rows
+from nexus_vdb.threads import in_threads
 from nexus_vdb.types import Floats, QueryBatch
 
 __all__ = ["DEFAULT_BUNDLE", "OnnxEncoder", "find_bundle", "load_encoder"]
@@ -29,7 +31,11 @@ DEFAULT_BUNDLE = "nexus-emb-edge"
 _BUNDLES = Path(__file__).parent / "bundles"
 _FILES = ("config.json", "model.onnx", "tokenizer.model")
 _HEADS = ("embedding", "semantic", "entity")
-_BATCH_TOKENS = 4096  # padded tokens of one run: enough to fill the cores, small enough for cache
+_CUDA = "CUDAExecutionProvider"
+
+_BATCH_TOKENS, _GPU_TOKENS = 512, 16_384
+"""Padded tokens of one run. What a core works on should stay in its cache: 4,096 take a third
+longer each."""
 
 
 def load_encoder(name: str | None = None, *, threads: int | None = None) -> OnnxEncoder:
@@ -62,7 +68,8 @@ class OnnxEncoder:
 
     Args:
         folder: A bundle.
-        threads: Of the network; by default OMP_NUM_THREADS, or all cores.
+        threads: That embed side by side, each texts of its own; by default OMP_NUM_THREADS, or all
+            cores.
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
@@ -76,7 +83,7 @@ class OnnxEncoder:
                     hint="make one by `nexus-vdb export`",
                 ) from error
         self.name = folder.name
-        self._folder, self._threads = folder, threads
+        self._folder, self._threads = folder, threads or _cores()
         self.fingerprint = _fingerprint(contents)
         try:
             config: dict[str, Any] = json.loads(contents["config.json"])
@@ -86,11 +93,14 @@ class OnnxEncoder:
                 model_proto=contents["tokenizer.model"]
             )
             self._session = onnxruntime.InferenceSession(
-                contents["model.onnx"], _options(threads), providers=_providers()
+                contents["model.onnx"], _options(), providers=_providers()
             )
         except Exception as error:  # each library has errors of its own
             raise ModelError(f"{folder} is damaged: {error}") from error
         self.dim = self.cuts[-1]
+        self._budget = _BATCH_TOKENS
+        if _CUDA in self._session.get_providers():
+            self._threads, self._budget = 1, _GPU_TOKENS
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process loads the bundle for itself, from where the package has it there."""
@@ -131,10 +141,16 @@ class OnnxEncoder:
         tokens = [ids[:limit] or [0] for ids in self._tokenizer.encode(list(texts))]
         widths = [self._width(name) for name in outputs]
         columns = [np.empty((len(tokens), width), np.float32) for width in widths]
-        for rows in _batches([len(ids) for ids in tokens]):
+
+        def fill(rows: Rows) -> None:
             feed = _padded([tokens[row] for row in rows])
             for column, values in zip(columns, self._session.run(outputs, feed), strict=True):
                 column[rows] = values
+
+        lengths = [len(ids) for ids in tokens]
+        share = max(sum(lengths) // self._threads, 1)
+        batches = list(_batches(lengths, min(share, self._budget)))
+        in_threads(fill, batches[::-1], threads=self._threads)  # the longest first, to end together
         return columns
 
     def _width(self, output: str) -> int:
@@ -151,30 +167,31 @@ def _fingerprint(contents: dict[str, bytes]) -> str:
 
 def _providers() -> list[str]:
     """The processor, after a GPU where there is one and ONNX Runtime is built for it."""
-    cuda = "CUDAExecutionProvider"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    there = cuda in onnxruntime.get_available_providers() and not hidden
-    return [*([cuda] if there else []), "CPUExecutionProvider"]
+    there = _CUDA in onnxruntime.get_available_providers() and not hidden
+    return [*([_CUDA] if there else []), "CPUExecutionProvider"]
 
 
-def _options(threads: int | None) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
+def _cores() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
-    threads = threads or (int(given) if given.isdecimal() else 0)
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
-    # Waiting threads that spin would take the cores from reading and writing.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return (int(given) if given.isdecimal() else 0) or os.cpu_count() or 1
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    # Threads that share the work on one batch wait for each other at every layer.
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     return options
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
-    """Rows of like lengths together, each batch within the token budget."""
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[Rows]:
+    """Rows of like lengths together, each batch within the budget of padded tokens."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     for end in range(1, len(order) + 1):
         # Sorted upwards: the next row would be the batch's longest.
-        if end == len(order) or (end + 1 - start) * lengths[order[end]] > _BATCH_TOKENS:
+        if end == len(order) or (end + 1 - start) * lengths[order[end]] > budget:
             yield order[start:end]
             start = end
 

@@ -38,7 +38,11 @@ from nexus_vdb.types import Floats, QueryBatch, StoreInfo
 __all__ = ["choose_hash", "coding_hash", "declare_hash", "fit_hash", "switch_hash", "tune"]
 
 _FIT_FROM = 4096
-_FIT, _COMPARED, _ASKED = 20_000, 10_000, 200
+_FIT, _ASKED = 20_000, 200
+_TRIED, _TRIED_OF_SMALL, _TRIED_SHARE = 30_000, 12_000, 0.4
+"""Records that hashes are tried on, two thirds of them to fit one: a share, but no more than the
+first number, nor less than the second where there are so many."""
+
 _TARGET, _TOP = 0.98, 10
 _BETTER = 0.8
 """Another hash has to make do with a fifth fewer candidates: codes are not replaced for less."""
@@ -122,7 +126,8 @@ def choose_hash(store: Store, queries_of: QueriesOf, *, seed: int = 0) -> bool:
     due = info.count > max(EXACT_BELOW, _GROWTH * chosen["n"])
     if not has_hash(info) or not due or info.schema.dim < BITS:
         return False
-    sample = sample_of(store, _FIT + _COMPARED + _ASKED, seed=seed)
+    tried = min(_TRIED, max(_TRIED_OF_SMALL, round(_TRIED_SHARE * info.count)))
+    sample = sample_of(store, tried + _ASKED, seed=seed)
     rows = np.random.default_rng(seed).permutation(len(sample))
     compared = _ASKED + (len(sample) - _ASKED) // 3
     asked, rest, fit = np.split(rows, (_ASKED, compared))

@@ -80,15 +80,26 @@ def test_the_fast_scan_ranks_as_the_asymmetric_score_does(count: int, rounding: 
             np.testing.assert_allclose(scores, expected[row][found], atol=most)
 
 
-def test_the_fast_scan_never_finds_fewer_than_are_wanted() -> None:
+@pytest.mark.parametrize("n", [40_000, 40_001])
+def test_the_fast_scan_never_finds_fewer_than_are_wanted(n: int) -> None:
     random = np.random.default_rng(4)
-    codes = random.integers(0, 2**64, size=40_000, dtype=np.uint64)
+    codes = random.integers(0, 2**64, size=n, dtype=np.uint64)
     scan = HashScan(codes, None)
     for logits in random.standard_normal((20, 1, 64)).astype(np.float32):
-        for count in (4096, 6000, 30_000, 39_999):
+        for count in (1, 100, 4096, 6000, 30_000, n - 1):
             ((found, scores),) = scan.best(logits, count)
             assert count <= len(found) == len(scores) < 1.01 * count + 10
             assert len(np.unique(found)) == len(found)
+            assert found.max() < n
+
+
+def test_the_fast_scan_finds_the_best_wherever_they_stand() -> None:
+    codes = np.zeros(20_000, dtype=np.uint64)
+    codes[1:4000:2] = 2**64 - 1  # all of them second codes of their entries
+    ((found, scores),) = HashScan(codes, None).best(np.ones((1, 64), dtype=np.float32), 1500)
+    assert len(found) >= 1500
+    assert (scores == 64).all()
+    assert (found % 2 == 1).all()
 
 
 def test_table_scores_are_the_asymmetric_scores() -> None:
