@@ -155,10 +155,9 @@ def main(
     print("|---|---|---|---|---|---|")
     with TemporaryDirectory() as folder:
         theirs = Other(other, Path(folder), threads)
-        theirs_as_ours = partial(theirs.encode, tokens=OWN)
+        ways = (ours.encode, theirs.encode, partial(theirs.encode, tokens=OWN))
         for path in corpora:
             texts = read(path, count)
-            ways = (ours.encode, partial(theirs.encode, tokens=SHARED), theirs_as_ours)
             rounds_of = [[seconds(way, texts) for way in ways] for _ in range(rounds)]
             one, two, three = (len(texts) / min(times) for times in zip(*rounds_of, strict=True))
             mean = np.mean([len(text) for text in texts])

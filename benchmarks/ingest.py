@@ -165,7 +165,7 @@ def rate(bench: Bench) -> Units:
         corpus = str(bench.data / "eval" / name / "corpus.jsonl")
         yield f"rate {name}", partial(measured, *words, corpus, "--id-field", "_id")
     count = max(bench.sizes[:2])
-    yield f"rate {count:,} short texts", lambda: measured(*words, _corpus(bench, "parquet", count))
+    yield f"rate short-{count}", lambda: measured(*words, _corpus(bench, "parquet", count))
 
 
 def vectors(bench: Bench) -> Units:

@@ -156,7 +156,8 @@ def rate(results: Result) -> Iterator[str]:
         "median ratio counts, the rates are those of the last. Abstracts are what most corpora "
         "are like. Of questions of a dozen tokens the encoder makes so many a second that the end "
         "weighs most, when the store is tidied up, its hash chosen and its recall measured: two "
-        "to three seconds, which hardly depend on the size of the corpus."
+        "seconds at 33,000 chunks, three and a half at 100,000. `short-` are titles, questions and "
+        "first words of passages."
     )
     yield from (
         "",

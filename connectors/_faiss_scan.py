@@ -116,6 +116,7 @@ class HashScan:
     def __init__(self, codes: Codes, live: Mask | None) -> None:
         self._codes = codes
         self._places = None if live is None else np.flatnonzero(live)
+        self._n = len(codes) if self._places is None else len(self._places)
 
     def best(self, logits: Floats, count: int) -> list[Scored]:
         """For each query: places with about the `count` highest scores, and the scores.
@@ -124,52 +125,52 @@ class HashScan:
             logits: float32 `[q, 64]`.
             count: Places wanted; ties may add some.
         """
-        n = len(self._codes) if self._places is None else len(self._places)
-        if n <= max(_SMALL, count):
-            every = np.arange(n) if self._places is None else self._places
+        if self._n <= max(_SMALL, count):
+            every = np.arange(self._n) if self._places is None else self._places
             codes = self._codes[every]
             return [best_codes(one, codes, every, count) for one in logits]
         threads = threads_for(len(logits))
-        return in_threads(lambda one: self._best(one, count, n), list(logits), threads=threads)
+        return in_threads(lambda one: self._best(one, count), list(logits), threads=threads)
 
-    def _best(self, logits: Floats, count: int, n: int) -> Scored:
+    def _best(self, logits: Floats, count: int) -> Scored:
         with one_faiss_thread():
-            scores, found = self._above(logits, count, n)
+            scores, found = self._above(logits, count)
             if len(found) < count:
                 # The rounded tables confuse near ties: a few more are taken and scored exactly.
-                found = self._ranked(logits, min(n, count + count // 10 + 32), n)
+                found = self._ranked(logits, min(self._n, count + count // 10 + 32))
                 places = self._at(np.sort(found))
                 return best_codes(logits, self._codes[places], places, count)
         best = best_rows(scores, count)
         return self._at(found[best]), scores[best]
 
-    def _above(self, logits: Floats, count: int, n: int) -> tuple[Floats, Rows]:
+    def _above(self, logits: Floats, count: int) -> tuple[Floats, Rows]:
         """Scores and numbers of all above the score that `count` should be above.
 
         Empty where few are wanted; else seldom fewer than `count`, for two standard deviations of
         how many of the sample are among them are added.
         """
-        rank = count * len(self._sample) / n
+        rank = count * len(self._sample) / self._n
         if rank < _SURE or count < _MANY_WANTED:
             return np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
         rank = min(int(rank + 2 * rank**0.5), len(self._sample))
         scores = table_scores(logits, self._sample)
         least = np.partition(scores, -rank)[-rank] - _ROUNDED * np.abs(logits).sum()
-        limits, scores, found = self._index.range_search(_halves(logits), float(least))
+        limits, scores, found = self._index.range_search(_paired(logits), float(least))
         found = found * 2
         found[limits[1] :] += 1
-        return (scores[found < n], found[found < n]) if n % 2 else (scores, found)
+        there = found < self._n
+        return (scores, found) if there.all() else (scores[there], found[there])
 
-    def _ranked(self, logits: Floats, count: int, n: int) -> Rows:
+    def _ranked(self, logits: Floats, count: int) -> Rows:
         """Numbers of the `count` best, and some more, by rounded scores."""
         entries = self._index.ntotal
         each = count // 2 + 4 * math.isqrt(count)  # the halves seldom differ by more
         while True:
-            scores, found = self._index.search(_halves(logits), min(each, entries))
+            scores, found = self._index.search(_paired(logits), min(each, entries))
             least = np.partition(scores.ravel(), -count)[-count]
             if each >= entries or scores.min(axis=1).max() <= least:
                 numbers = found * 2 + np.array([[0], [1]])
-                return np.asarray(numbers[numbers < n])
+                return np.asarray(numbers[numbers < self._n])
             each *= 2
 
     def _at(self, numbers: Rows) -> Rows:
@@ -186,11 +187,11 @@ class HashScan:
         return _fast_scan(codes)
 
 
-def _halves(logits: Floats) -> Floats:
+def _paired(logits: Floats) -> Floats:
     """A query `[64]` for the first and one for the second codes of all entries, `[2, 128]`."""
-    halves = np.zeros((2, 2 * BITS), dtype=np.float32)
-    halves[0, :BITS] = halves[1, BITS:] = logits
-    return halves
+    paired = np.zeros((2, 2 * BITS), dtype=np.float32)
+    paired[0, :BITS] = paired[1, BITS:] = logits
+    return paired
 
 
 def _fast_scan(codes: Codes) -> Any:

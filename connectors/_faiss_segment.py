@@ -99,7 +99,7 @@ class Segment:
         if len(schema.cuts) > 1 and not rescue:
             self.prefix = Mapped(folder / "prefix.f16", "<f2", (rows, narrow), sums)
         if entry.lists and not rescue:
-            _ = self._read_lists()
+            _ = self._checked_lists()
         self.signs: Mapped[np.uint8] | None = None
         """By place, uint8 `[n, ⌈c / 8⌉]`; None in small segments and those of older versions."""
         if SIGNS in sums and not rescue:
@@ -119,11 +119,12 @@ class Segment:
 
     @cached_property
     def lists(self) -> Lists | None:
-        """None in smaller segments; a scan of all codes does not ask for them."""
-        return self._read_lists() if self.entry.lists else None
+        """None in smaller segments; kept once asked for, which a scan of all codes does not."""
+        return self._checked_lists() if self.entry.lists else None
 
-    def _read_lists(self) -> Lists:
-        return _read_lists(self.folder / "lists.npz", self.entry, self._schema.cuts[0], self._sums)
+    def _checked_lists(self) -> Lists:
+        path = self.folder / "lists.npz"
+        return _checked_lists(path, self.entry, self._schema.cuts[0], self._sums)
 
     @cached_property
     def codes(self) -> Codes:
@@ -309,7 +310,7 @@ class Segment:
             yield column.to_pylist()
 
 
-def _read_lists(
+def _checked_lists(
     path: Path, entry: SegmentEntry, width: int, sums: Mapping[str, tuple[int, Sums]]
 ) -> Lists:
     size, sums_here = sums.get(path.name, (None, None))

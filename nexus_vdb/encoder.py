@@ -83,7 +83,7 @@ class OnnxEncoder:
                     hint="make one by `nexus-vdb export`",
                 ) from error
         self.name = folder.name
-        self._folder, self._threads = folder, threads or _cores()
+        self._folder, self._given = folder, threads
         self.fingerprint = _fingerprint(contents)
         try:
             config: dict[str, Any] = json.loads(contents["config.json"])
@@ -98,15 +98,15 @@ class OnnxEncoder:
         except Exception as error:  # each library has errors of its own
             raise ModelError(f"{folder} is damaged: {error}") from error
         self.dim = self.cuts[-1]
-        self._budget = _BATCH_TOKENS
+        self._threads, self._budget = threads or _cores(), _BATCH_TOKENS
         if _CUDA in self._session.get_providers():
             self._threads, self._budget = 1, _GPU_TOKENS
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process loads the bundle for itself, from where the package has it there."""
+        """Another process loads the bundle for itself, with the threads that it has there."""
         shipped = self._folder.parent == _BUNDLES
         name = self.name if shipped else str(self._folder.absolute())
-        return partial(load_encoder, name, threads=self._threads), ()
+        return partial(load_encoder, name, threads=self._given), ()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens in each text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -46,6 +47,13 @@ def test_order_is_kept(encoder: OnnxEncoder) -> None:
     found = encoder.encode(TEXTS).vectors
     expected = np.concatenate([encoder.encode([text]).vectors for text in TEXTS])
     assert (found * expected).sum(1).min() > 0.9999
+
+
+def test_another_process_takes_the_threads_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    sent = [pickle.dumps(load_encoder(threads=threads)) for threads in (None, 3)]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [pickle.loads(one)._threads for one in sent] == [2, 3]
 
 
 @pytest.mark.parametrize("count", [1, 4, 91])

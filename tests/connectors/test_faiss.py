@@ -88,7 +88,7 @@ def test_the_fast_scan_never_finds_fewer_than_are_wanted(n: int) -> None:
     for logits in random.standard_normal((20, 1, 64)).astype(np.float32):
         for count in (1, 100, 4096, 6000, 30_000, n - 1):
             ((found, scores),) = scan.best(logits, count)
-            assert count <= len(found) == len(scores) < 1.02 * count + 10
+            assert count <= len(found) == len(scores) < 1.01 * count + 20  # ties, too
             assert len(np.unique(found)) == len(found)
             assert found.max() < n
 
