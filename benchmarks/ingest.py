@@ -164,8 +164,9 @@ def rate(bench: Bench) -> Units:
     for name in ("cranfield", "scifact", "quora-small"):
         corpus = str(bench.data / "eval" / name / "corpus.jsonl")
         yield f"rate {name}", partial(measured, *words, corpus, "--id-field", "_id")
-    count = max(bench.sizes[:2])
-    yield f"rate short-{count}", lambda: measured(*words, _corpus(bench, "parquet", count))
+    for count, rounds in zip(bench.sizes[1:], ("3", "1"), strict=False):
+        corpus = _corpus(bench, "parquet", count)
+        yield f"rate short-{count}", partial(measured, *words, corpus, "--rounds", rounds)
 
 
 def vectors(bench: Bench) -> Units:

@@ -12,10 +12,10 @@ import numpy as np
 from nexus_vdb.chunking import chunk_id
 from nexus_vdb.records import join_records
 from nexus_vdb.search import vector_queries
-from nexus_vdb.stages import slices
 from nexus_vdb.types import Chunk, Document, Floats, QueryBatch, Records
 
 __all__ = [
+    "GROUP",
     "PART",
     "Made",
     "Part",
@@ -32,8 +32,14 @@ __all__ = [
     "whole_records",
 ]
 
-PART = 512
-"""Chunks embedded in one call: enough to sort by length, few enough to stop soon."""
+GROUP = 512
+"""Documents cut together."""
+
+PART = 2048
+"""Work of one call of the encoder, as `_work` counts it: enough to sort texts by length and to keep
+all cores busy, little enough to stop soon."""
+
+_WORK_CHARACTERS = 256
 
 _canonical = json.JSONEncoder(sort_keys=True).encode  # `json.dumps` makes one for each call
 _quoted = json.encoder.encode_basestring_ascii
@@ -69,6 +75,7 @@ class Part:
         stale: Ids to delete once the chunks are written.
         finished: Documents that are done once this is written.
         goes_on: The last document has more chunks, in the next part.
+        work: Of its chunks, see `PART`.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
@@ -76,10 +83,12 @@ class Part:
     stale: list[str] = field(default_factory=list)
     finished: int = 0
     goes_on: bool = False
+    work: int = 0
 
     def add(self, one: Pending, chunks: Sequence[Chunk]) -> None:
         """Chunks of a document."""
         self.chunks += chunks
+        self.work += sum(map(_work, chunks))
         self.digests += [one.digest] * len(chunks)
 
 
@@ -159,7 +168,7 @@ def groups(pending: Iterable[Pending], size: int) -> Iterator[list[Pending]]:
 
 
 def packed(documents: Iterable[tuple[Pending, list[Chunk]]], size: int) -> Iterator[Part]:
-    """Parts of at most `size` chunks; a document with no more than that is in one of them.
+    """Parts of at most so much work; a document with no more than that is in one of them.
 
     Chunks that the store has already, from a run that was cut off, are left out.
     """
@@ -168,11 +177,11 @@ def packed(documents: Iterable[tuple[Pending, list[Chunk]]], size: int) -> Itera
         missing = [chunk for chunk in chunks if one.stored.get(chunk.ordinal) != one.digest]
         if missing and missing[0].ordinal == 0:
             missing.append(missing.pop(0))
-        full = len(part.chunks) + len(missing) > size or part.finished >= size
+        full = part.work + sum(map(_work, missing)) > size or part.finished >= size
         if part.finished and full:
             yield part
             part = Part()
-        for some in slices(missing, size):
+        for some in _portions(missing, size):
             if part.goes_on:
                 yield part
                 part = Part()
@@ -185,6 +194,23 @@ def packed(documents: Iterable[tuple[Pending, list[Chunk]]], size: int) -> Itera
         ]
     if part.finished:
         yield part
+
+
+def _work(chunk: Chunk) -> int:
+    """A short text, or as many characters of a longer one, is one."""
+    return max(1, len(chunk.text) // _WORK_CHARACTERS)
+
+
+def _portions(chunks: Sequence[Chunk], size: int) -> Iterator[Sequence[Chunk]]:
+    """Consecutive chunks, together of at most so much work, but at least one of them."""
+    start = work = 0
+    for end, chunk in enumerate(chunks):
+        work += _work(chunk)
+        if work > size and end > start:
+            yield chunks[start:end]
+            start, work = end, _work(chunk)
+    if chunks:
+        yield chunks[start:]
 
 
 def whole(document: Document) -> Chunk:

@@ -24,6 +24,7 @@ from nexus_vdb.hashing import pack
 from nexus_vdb.idset import IdSet
 from nexus_vdb.interfaces import Encoder, Store, SupportsConcurrentReads
 from nexus_vdb.pipelines._ingest_parts import (
+    GROUP,
     PART,
     Made,
     Part,
@@ -108,7 +109,7 @@ class Stages:
         self.ledger = ledger
         self._stop = stop or threading.Event()
         self._chunker = _chunker(encoder, settings)
-        self._rows = max(PART, min(_VECTOR_ROWS, _VECTOR_BYTES // (4 * schema.dim)))
+        self._rows = max(GROUP, min(_VECTOR_ROWS, _VECTOR_BYTES // (4 * schema.dim)))
         self._how = how_made(schema.fingerprint, settings.chunk_tokens, settings.chunk_overlap)
         self._itq = coding_hash(store.info())
         self._lock = threading.Lock()
@@ -180,7 +181,7 @@ class Stages:
     def _documents(self, pending: Iterable[Pending]) -> Iterator[tuple[Pending, list[Chunk]]]:
         """Documents with all of their chunks."""
         assert self._chunker is not None
-        for group in groups(pending, PART):
+        for group in groups(pending, GROUP):
             cut = self._chunker.chunk_all([one.document for one in group])
             of = {key: list(some) for key, some in groupby(cut, attrgetter("document_id"))}
             for one in group:

@@ -147,6 +147,7 @@ def main() -> None:
         importlib.import_module(f"nexus_vdb.{name}")
     with contextlib.suppress(ImportError):
         importlib.import_module("pandas")  # pyarrow does so when it first makes Python objects
+    vars(_ingest_stages)["PART"] = 512  # a corpus takes more than one
     _ingest_stages._HELD_SECONDS = 0  # the same steps each time, whatever the machine's speed
     FakeEncoder(DIM, CUTS).encode(["its tables are made once"])
     for line in sys.stdin:

@@ -14,6 +14,7 @@ import pytest
 
 import nexus_vdb as nx
 from nexus_vdb.connectors.memory import MemoryStore
+from nexus_vdb.pipelines import _ingest_stages
 from nexus_vdb.pipelines.ingest import IngestSettings, ingest
 from nexus_vdb.reports import IngestReport
 from nexus_vdb.settings import load_settings
@@ -158,8 +159,9 @@ def grown(rows: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("lives", range(6))
 def test_a_kill_at_any_write_and_the_same_command_again_give_a_clean_store(
-    tmp_path: Path, lives: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: int
 ) -> None:
+    monkeypatch.setattr(_ingest_stages, "PART", 512)
     rows = 600  # more than one part of each kind
     before = write(tmp_path, [row(number, 1 + (number + 2) % 5) for number in range(rows)])
     clean = nx.open("memory://", encoder=FakeEncoder(64))
@@ -288,7 +290,10 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert counts(run(collection, path, dry_run=True)) == (2, 0, 2, 0, 0)
 
 
-def test_a_stop_leaves_the_rest_for_the_next_run(tmp_path: Path) -> None:
+def test_a_stop_leaves_the_rest_for_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ingest_stages, "PART", 512)
     collection = nx.open("memory://", encoder=FakeEncoder(64))
     path = write(tmp_path, [row(number) for number in range(4000)])
     stop = threading.Event()

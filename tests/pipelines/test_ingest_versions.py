@@ -87,7 +87,10 @@ def many(count: int) -> dict[str, tuple[int, int]]:
     return {f"doc {number}": kinds[number % len(kinds)] for number in range(count)}
 
 
-def test_at_every_write_each_document_is_there_in_one_version(tmp_path: Path) -> None:
+def test_at_every_write_each_document_is_there_in_one_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ingest_stages, "PART", 512)
     chunks = many(500)  # more than fit into one write
     collection = Collection("memory://", encoder=FakeEncoder(16))
     run(collection, write(tmp_path, 0, chunks))

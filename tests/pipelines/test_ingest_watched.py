@@ -27,7 +27,7 @@ from nexus_vdb.cli import run
 from nexus_vdb.pipelines import _ingest_stages
 from nexus_vdb.testing.encoder import FakeEncoder
 
-_ingest_stages._HELD_SECONDS = 0
+_ingest_stages._HELD_SECONDS, _ingest_stages.PART = 0, 512
 
 class Waiting(FakeEncoder):
     def encode(self, texts):
