@@ -126,13 +126,15 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest | None:
     """The last committed state; None where there never was one.
 
     Raises:
-        StoreCorrupt: it is damaged.
+        StoreCorrupt: it is damaged, or gone where there is a copy of it.
         StoreError: it was written by a version with another format.
     """
     path = folder / name
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        if name == MANIFEST and (folder / BACKUP).is_file():
+            raise corrupt(path, "is missing") from None
         return None
     try:
         value = json.loads(content)
