@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from nexus_vdb.encoder import load_encoder
 from nexus_vdb.errors import ConfigError, ModelError, SourceError
+from nexus_vdb.model import trainer
 from nexus_vdb.model.bundle import load_checkpoint
 from nexus_vdb.model.schedule import Schedule
 from nexus_vdb.pipelines.distill import run_distillation
@@ -116,6 +117,26 @@ def test_learning_rates() -> None:
     assert [wsd.rate(step) for step in (50, 89, 100)] == pytest.approx([1.0, 1.0, 0.5])
     cosine = linear.model_copy(update={"decay": "cosine"})
     assert cosine.rate(60) == pytest.approx(0.5)
+
+
+def test_matrices_of_a_larger_network_change_less(
+    values: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_BLOCKS", 1)
+
+    def moved(width: int) -> dict[str, float]:
+        """The mean change of some weights of the network, 64 wide, in its first step."""
+        monkeypatch.setattr(trainer, "_WIDTH", width)
+        out = tmp_path / str(width)
+        before = load_file(run_training(settings(values | {"out": out / "before"}, steps=0)))
+        after = load_file(run_training(settings(values | {"out": out / "after"}, steps=1)))
+        names = ("model.semantic", "model.blocks.0.down", "model.tokens")
+        weights = (f"weights.{name}.weight" for name in names)
+        return {name: (after[name] - before[name]).abs().mean().item() for name in weights}
+
+    equal, larger = moved(64), moved(32)
+    ratios = [larger[name] / equal[name] for name in equal]
+    assert ratios == pytest.approx([0.5, 0.5, 1.0], rel=1e-3)
 
 
 def test_distillation_brings_the_semantic_head_to_the_teacher(
