@@ -290,10 +290,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert counts(run(collection, path, dry_run=True)) == (2, 0, 2, 0, 0)
 
 
-def test_a_stop_leaves_the_rest_for_the_next_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_ingest_stages, "PART", 512)
+def test_a_stop_leaves_the_rest_for_the_next_run(tmp_path: Path) -> None:
     collection = nx.open("memory://", encoder=FakeEncoder(64))
     path = write(tmp_path, [row(number) for number in range(4000)])
     stop = threading.Event()
@@ -306,10 +303,10 @@ def test_a_stop_leaves_the_rest_for_the_next_run(
     threads = threading.active_count()
     report = ingest(collection, settings, progress=progress, stop=stop)
     assert report.interrupted
-    assert report.embedded == collection.count == 512
+    assert report.embedded == collection.count == 2048
     assert threading.active_count() == threads
     again = ingest(collection, settings)
-    assert (again.skipped, again.embedded, again.interrupted) == (512, 3488, False)
+    assert (again.skipped, again.embedded, again.interrupted) == (2048, 1952, False)
 
 
 def test_an_error_of_the_model_surfaces_and_ends_the_threads(tmp_path: Path) -> None:
