@@ -152,8 +152,8 @@ def rate(results: Result) -> Iterator[str]:
         return
     yield from title("The encoder is what takes time", "rate", *(one for _, one in found))
     yield (
-        "The encoder alone and a whole ingest in turn on the same chunks, three rounds, one of a "
-        "million; the median ratio counts, the rates are those of the last. Abstracts are what "
+        "The encoder alone and a whole ingest in turn on the same chunks, in up to three rounds; "
+        "the median ratio counts, the rates are those of the last. Abstracts are what "
         "most corpora are like. Of questions of a dozen tokens the encoder makes so many a second "
         "that the end weighs most, when the store is tidied up, its hash chosen and its recall "
         "measured: two seconds at 33,000 chunks, three and a half at 100,000. `short-` are titles, "

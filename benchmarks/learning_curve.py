@@ -97,6 +97,11 @@ def log_of(run: Path) -> list[Point]:
     return [json.loads(line) for line in lines]
 
 
+def losses_of(log: list[Point]) -> list[tuple[int, float]]:
+    """Steps and their losses."""
+    return [(one["step"], one["loss"]) for one in log if "loss" in one]
+
+
 def picture(points: list[Point], log: list[Point], path: Path) -> None:
     """Loss above, nDCG below."""
     import matplotlib as mpl
@@ -105,8 +110,7 @@ def picture(points: list[Point], log: list[Point], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (above, below) = plt.subplots(2, 1, figsize=(6.4, 6), sharex=True)
-    losses = [(one["step"], one["loss"]) for one in log if "loss" in one]
-    above.plot(*zip(*losses, strict=True), lw=0.8)
+    above.plot(*zip(*losses_of(log), strict=True), lw=0.8)
     above.set_ylabel("loss of a step")
     for name in FIGURES:
         steps = [(point["step"], point["figures"][name]) for point in points]
@@ -122,8 +126,7 @@ def picture(points: list[Point], log: list[Point], path: Path) -> None:
 def page(kept: dict[str, Any], log: list[Point], picture: str) -> str:
     """A table of the checkpoints."""
     held_out = {one["step"]: one for one in log if "mrr_768" in one}
-    losses = [(one["step"], one["loss"]) for one in log if "loss" in one]
-    rows = []
+    losses, rows = losses_of(log), []
     for before, point in zip([{"step": 0}, *kept["points"]], kept["points"], strict=False):
         step = point["step"]
         since = [loss for at, loss in losses if before["step"] < at <= step]
