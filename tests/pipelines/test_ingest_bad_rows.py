@@ -114,6 +114,7 @@ def write_parquet(name: Path, kind: str, lines: Sequence[bytes]) -> tuple[list[s
 
 
 @example([("jsonl", [b"\xef\xbb\xbf"])], False)
+@example([("jsonl", [b'{"id": "0", "text": "x\xc2\x85"}'] * 2)], False)  # ends lines of a str
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(KINDS, st.lists(LINE, max_size=12)), max_size=4), st.booleans())
 def test_every_row_is_stored_or_set_aside(
@@ -131,12 +132,12 @@ def test_every_row_is_stored_or_set_aside(
             report = run(collection, folder, bad)
             assert report.read + report.quarantined == rows
         assert report.read == len(set(ids)) == len(collection.get(sorted(set(ids))))
-        entries = bad.read_text(encoding="utf-8").splitlines() if bad.exists() else []
+        entries = bad.read_bytes().splitlines() if bad.exists() else []
         assert len(entries) == report.quarantined
         if entries:
             replay = ingest(collection, IngestSettings(replay=bad))
             assert (replay.read, replay.quarantined) == (0, len(entries))
-            assert len(bad.read_text(encoding="utf-8").splitlines()) == len(entries)
+            assert len(bad.read_bytes().splitlines()) == len(entries)
 
 
 def run(collection: nx.Collection, folder: Path, bad: Path) -> IngestReport:
