@@ -6,8 +6,9 @@ greedily, each chunk ends with a paragraph where one ends near its limit, and be
 pieces of the one before it.
 
 Token counts of pieces are added up, which is exact for tokenizers that never join words and a safe
-estimate for nearly all others; every chunk of several pieces is counted once more as a whole, and
-halved if it does not fit after all.
+estimate for nearly all others; a chunk of several pieces is counted once more as a whole, and
+halved if it does not fit after all. That is spared where the document has as many tokens as its
+pieces, single blanks between them, and the model would see a token more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha1
+from itertools import compress, pairwise
 from typing import NamedTuple, TypeVar
 
 from nexus_vdb.errors import ConfigError
@@ -28,6 +30,7 @@ _NAMESPACE = uuid.UUID("0d2f5c0e-6f5b-4c53-9a55-7c1d9d1f3c42").bytes
 _LEAST_TOKENS = 8
 _TITLE_SHARE = 4  # a title takes at most this part of a chunk
 _CHARACTERS = 16  # per token: a longer text is not tried whole, since it will hardly fit
+_AROUND = 8  # tokens that are no characters: an ASCII text has so many more than characters at most
 _CALL_CHARACTERS = 1 << 18  # counted in one call, so that memory stays bounded
 _SPAN_CHARACTERS = 32  # what the bookkeeping of a span weighs, in characters
 _TITLES_KEPT = 4096
@@ -87,8 +90,10 @@ class Chunker:
         self._counter = counter
         self._limit = min(max_tokens, counter.max_tokens)
         self._overlap = min(overlap, self._limit // 2)
+        self._strict = self._limit == counter.max_tokens
         joined, apart, also = counter.count_tokens(["a\na", "a", "a"])
         self._joint = max(0, joined - apart - also)  # tokens of the line break after a title
+        self._sure = self._limit - self._limit // _TITLE_SHARE - self._joint - _AROUND
         self._titles: dict[str, tuple[str, int]] = {}
 
     def chunk(self, document: Document) -> list[Chunk]:
@@ -104,21 +109,24 @@ class Chunker:
         Where all documents fit, this costs one call of the counter.
         """
         spans = [_trim(document.text, (0, len(document.text))) for document in documents]
-        short = [
-            row
-            for row, (start, end) in enumerate(spans)
-            if start < end <= start + _CHARACTERS * self._limit
-        ]
-        texts = [documents[row].text[slice(*spans[row])] for row in short]
-        counts = self._count_with_titles(texts, [document.title for document in documents])
-        whole = dict(zip(short, counts, strict=True))
+        whole: dict[int, int] = {}
+        counted: dict[int, str] = {}
+        for row, (start, end) in enumerate(spans):
+            text = documents[row].text
+            if start < end <= start + self._sure and text.isascii():
+                whole[row] = 0  # whatever it is, it fits
+            elif start < end <= start + _CHARACTERS * self._limit:
+                counted[row] = text[start:end]
+        titles = [document.title for document in documents]
+        counts = self._count_with_titles(list(counted.values()), titles)
+        whole.update(zip(counted, counts, strict=True))
         chunks: list[Chunk] = []
         for row, document in enumerate(documents):
             budget = self._limit - self._title_tokens(document.title)
             if whole.get(row, budget + 1) <= budget:
                 cuts = iter([spans[row]])
             else:
-                cuts = self._cut(document.text, spans[row], budget)
+                cuts = self._cut(document.text, spans[row], budget, tokens=whole.get(row))
             chunks.extend(_chunks(document, cuts))
         return chunks
 
@@ -171,11 +179,16 @@ class Chunker:
         self._titles[title] = cut, tokens
         return cut, tokens
 
-    def _cut(self, text: str, span: Span, budget: int) -> Iterator[Span]:
-        """The chunks of a text that is too long for one; read as they are needed."""
-        pieces = self._pieces(text, _sentences(text, span), budget)
+    def _cut(
+        self, text: str, span: Span, budget: int, *, tokens: int | None = None
+    ) -> Iterator[Span]:
+        """The chunks of a text that is too long for one; of one not counted, read as needed."""
+        pieces, adds_up = self._pieces(text, _sentences(text, span), budget), False
+        if tokens is not None and not self._strict:
+            known = list(pieces)
+            pieces, adds_up = iter(known), sum(piece.tokens for piece in known) == tokens
         for block in _blocks(_pack(text, pieces, budget, overlap=self._overlap)):
-            yield from self._verified(text, block, budget)
+            yield from self._verified(text, block, budget, adds_up=adds_up)
 
     def _pieces(
         self, text: str, spans: Iterable[Span], budget: int, level: int = 0
@@ -194,13 +207,16 @@ class Chunker:
                     yield from self._pieces(text, finer(text, span), budget, level + 1)
 
     def _verified(
-        self, text: str, packed: Sequence[Sequence[_Piece]], budget: int
+        self, text: str, packed: Sequence[Sequence[_Piece]], budget: int, *, adds_up: bool = False
     ) -> Iterator[Span]:
         """The span of each list of pieces; halved where it is longer than its parts added up."""
-        joined = [pieces for pieces in packed if len(pieces) > 1]
+        doubtful = [
+            len(pieces) > 1 and not (adds_up and _evenly_spaced(text, pieces)) for pieces in packed
+        ]
+        joined = compress(packed, doubtful)
         counts = iter(self._count([text[one[0].start : one[-1].end] for one in joined]))
-        for pieces in packed:
-            if len(pieces) > 1 and next(counts) > budget:
+        for pieces, doubt in zip(packed, doubtful, strict=True):
+            if doubt and next(counts) > budget:
                 half = len(pieces) // 2
                 yield from self._verified(text, [pieces[:half], pieces[half:]], budget)
             else:
@@ -250,6 +266,11 @@ def _best_end(text: str, pieces: list[_Piece], following: _Piece, *, budget: int
             return end
         taken, left, after = taken - piece.tokens, left + piece.tokens, piece
     return len(pieces)
+
+
+def _evenly_spaced(text: str, pieces: Sequence[_Piece]) -> bool:
+    """Whether a single blank or line break is between them."""
+    return all(text[one.end : other.start] in (" ", "\n") for one, other in pairwise(pieces))
 
 
 def _tail(pieces: Sequence[_Piece], room: int) -> list[_Piece]:

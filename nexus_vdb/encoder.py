@@ -110,7 +110,8 @@ class OnnxEncoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens in each text."""
-        return [len(ids) for ids in self._tokenizer.encode(list(texts))]
+        # More threads would be started anew for each call, and take the cores from `encode`.
+        return [len(ids) for ids in self._tokenizer.encode(list(texts), num_threads=1)]
 
     def encode(self, texts: Sequence[str]) -> QueryBatch:
         """Embed texts, in their order; what is past `max_tokens` of a text is not seen."""

@@ -95,7 +95,7 @@ class TokenCounter(Protocol):
         """Tokens of one text that the model sees; the rest would be cut off."""
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens in each text."""
+        """Tokens in each text; of ASCII at most one a character, and a few around them."""
 
 
 class Encoder(TokenCounter, Protocol):

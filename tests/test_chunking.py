@@ -273,6 +273,44 @@ def test_long_text_is_cut_in_calls_of_bounded_size() -> None:
     assert max(WordCounter().count_tokens([chunk.text for chunk in chunks])) <= 256
 
 
+class Noting(WordCounter):
+    """Keeps what it has counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        self.seen += texts
+        return super().count_tokens(texts)
+
+
+def test_a_short_text_is_not_counted() -> None:
+    counter = Noting()
+    chunker = Chunker(counter, 64, 0)
+    counter.seen.clear()
+    assert len(chunker.chunk(Document("d", "Of 40 characters there are 40 at most."))) == 1
+    assert not any(counter.seen)
+    assert len(chunker.chunk(Document("d", "Of 10 letters some may be mány tokens."))) == 1
+    assert counter.seen[-1] == "Of 10 letters some may be mány tokens."
+
+
+@pytest.mark.parametrize(
+    ("gap", "most", "again"),
+    [(" ", 511, False), ("\n", 511, False), ("  ", 511, True), (" ", 24, True)],
+    ids=["blank", "line break", "two blanks", "all that the model sees"],
+)
+def test_chunks_are_counted_once_more_where_their_pieces_may_not_add_up(
+    gap: str, most: int, again: bool
+) -> None:
+    counter = Noting()
+    counter.max_tokens = most
+    text = gap.join(["A sentence of six words here."] * 12)
+    chunks = [chunk.text for chunk in Chunker(counter, 24, 0).chunk(Document("d", text))]
+    assert len(chunks) > 5
+    assert (chunks[0] in counter.seen) == again
+
+
 def test_chunk_ids_are_uuids_of_document_and_ordinal() -> None:
     assert chunk_id("d", 0) == "0e80321e-8798-50d5-a4ba-f06c6562de50"
     assert uuid.UUID(chunk_id("d", 0)).version == 5

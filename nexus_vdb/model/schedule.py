@@ -38,7 +38,8 @@ class Schedule(BaseModel):
         ema: Decay of the running mean of the weights, which is what is exported; 0 for none.
         learning_rate: At its highest, for a network of the shipped size; matrices of a wider or
             deeper one take a share of it.
-        compile: Compile the network with `torch.compile`: pays on a GPU.
+        compile: Compile the network with `torch.compile`: pays on a GPU, and on a CPU with bf16 in
+            long runs of a large network.
         learn_temperature: Whether the temperature of the contrastive loss is learned.
         matryoshka: Whether the narrower cuts have losses of their own.
     """
