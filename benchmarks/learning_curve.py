@@ -116,7 +116,7 @@ def picture(points: list[Point], log: list[Point], path: Path) -> None:
         steps = [(point["step"], point["figures"][name]) for point in points]
         below.plot(*zip(*steps, strict=True), marker="o", ms=4, label=name)
     below.set(ylabel="nDCG@10", xlabel="step")
-    below.legend(loc="upper right")
+    below.legend(loc="best")
     for panel in (above, below):
         panel.grid(visible=True, alpha=0.2)
     figure.tight_layout()

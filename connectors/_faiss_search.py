@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from nexus_vdb.connectors._faiss_halves import Scored, best_of, highest, highest_of, threads_for
+import numpy as np
+
+from nexus_vdb.connectors._faiss_halves import (
+    Halves,
+    Scored,
+    best_of,
+    highest,
+    highest_of,
+    threads_for,
+)
 from nexus_vdb.connectors._faiss_lists import Lists
 from nexus_vdb.connectors._faiss_scan import best_codes, scan_lists
 from nexus_vdb.connectors._faiss_signs import kept
@@ -24,9 +34,9 @@ _TOGETHER, _TOGETHER_WIDE, _TOGETHER_EXACT = 16, 64, 320
 _WIDE = 1 << 22
 """Candidates held at a time where more than `_TOGETHER` queries share a pass: 120 MB."""
 
-_MANY = 64
-"""Queries that are a bulk job, which lets go of what it has touched: half a megabyte for each row,
-where the system keeps files in large pieces."""
+_MANY, _AT_ONCE = 64, 64
+"""Queries that are a bulk job, which lets go of what it has touched; whole vectors that it reads at
+a time. Where the system keeps files in large pieces, each brings a megabyte or two into memory."""
 
 _ROUNDING = 1e-3
 """By how much rounding to float16, which changes lengths as well, may move a cosine."""
@@ -74,7 +84,7 @@ def _answers(
     state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None, *, bulk: bool
 ) -> list[list[Hit]]:
     """Many queries are answered on as many threads as FAISS may use."""
-    find = _nearest if plan.candidates == "exact" else _near
+    find = _nearest if plan.candidates == "exact" else partial(_near, bulk=bulk)
     near = find(state, queries, plan, where)
 
     def answer(row: int) -> list[Hit]:
@@ -112,7 +122,7 @@ def _nearest(
 
 
 def _near(
-    state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None
+    state: State, queries: QueryBatch, plan: SearchPlan, where: Filter | None, *, bulk: bool
 ) -> Callable[[int], Rows]:
     """What finds the best of a query's candidates."""
     units = {cut: cut_vectors(queries.vectors, cut) for cut in plan.cuts}
@@ -125,7 +135,7 @@ def _near(
 
     def near(row: int) -> Rows:
         mine = {cut: part[[row]] for cut, part in units.items()}
-        return _narrowed(state, candidates[row], mine, plan.k)
+        return _narrowed(state, candidates[row], mine, plan.k, bulk=bulk)
 
     return near
 
@@ -206,7 +216,9 @@ def _narrowed_together(
     return [best_of(parts, keep, slack=slack)[0] for parts in found]
 
 
-def _narrowed(state: State, places: Rows, units: Mapping[int, Floats], k: int) -> Rows:
+def _narrowed(
+    state: State, places: Rows, units: Mapping[int, Floats], k: int, *, bulk: bool
+) -> Rows:
     """The rows of the best candidates cut by cut: in the end k, with all that may be as good.
 
     Args:
@@ -214,6 +226,7 @@ def _narrowed(state: State, places: Rows, units: Mapping[int, Floats], k: int) -
         places: The candidates.
         units: The query at each cut, narrow to wide, float32 `[1, cut]`.
         k: Hits wanted.
+        bulk: See `_MANY`.
     """
     schema, cuts, short = state.manifest.schema, list(units), shortlist(k)
     if cuts[0] == schema.cuts[0] and len(places) > short:
@@ -224,9 +237,21 @@ def _narrowed(state: State, places: Rows, units: Mapping[int, Floats], k: int) -
         keep, slack = (k, _ROUNDING) if cut == cuts[-1] else (short, 0.0)
         if len(rows) > keep:
             whole = cut == schema.dim
-            found = highest(state.halves(rows, cut), unit, keep, slack=slack, normalize=not whole)
+            halves = _halves(state, rows, cut, bulk=bulk)
+            found = highest(halves, unit, keep, slack=slack, normalize=not whole)
             rows = rows[found[0][0]]
     return rows
+
+
+def _halves(state: State, rows: Rows, cut: int, *, bulk: bool) -> Halves:
+    if not bulk:
+        return state.halves(rows, cut)
+    found = np.empty((len(rows), cut), dtype="<f2")
+    for start in range(0, len(rows), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        found[some] = state.halves(rows[some], cut)
+        state.let_go(vectors=True)
+    return found
 
 
 def _hits(state: State, rows: Rows, vector: Floats, plan: SearchPlan) -> list[Hit]:

@@ -234,9 +234,10 @@ class Segment:
             self.vectors.let_go()
         return codes
 
-    def let_go(self) -> None:
-        """Hold nothing of the files in memory; to be read again, they are mapped anew."""
-        for file in (self.vectors, self.prefix, self.signs, self._lookup, self.table):
+    def let_go(self, *, vectors: bool = False) -> None:
+        """Hold nothing of the files, or of the vectors, in memory; they are mapped anew if read."""
+        others = () if vectors else (self.signs, self._lookup, self.table)
+        for file in (self.vectors, self.prefix, *others):
             if file is not None:
                 file.let_go()
 

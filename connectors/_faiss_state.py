@@ -253,9 +253,9 @@ class State:
         return take_records(join_records(parts), np.argsort(np.concatenate(order)).tolist())
 
     def let_go(self, *, vectors: bool = False) -> None:
-        """Hold nothing of the files in memory, or nothing of the whole vectors."""
+        """Hold nothing of the files in memory, or nothing of the vectors, whole and narrow."""
         for view in self.views:
-            (view.segment.vectors if vectors else view.segment).let_go()
+            view.segment.let_go(vectors=vectors)
 
     def sample(self, count: int, seed: int) -> Records:
         """Different records drawn evenly, as they stand in the files."""
