@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nexus_vdb.connectors._faiss_halves import Halves
 from nexus_vdb.connectors._faiss_scan import HashScan, table_scores
+from nexus_vdb.connectors._faiss_state import State
 from nexus_vdb.connectors.faiss import FaissStore
 from nexus_vdb.connectors.memory import MemoryStore
 from nexus_vdb.errors import (
@@ -25,6 +27,8 @@ from nexus_vdb.errors import (
 )
 from nexus_vdb.filters import parse_filter
 from nexus_vdb.hashing import asymmetric_scores
+from nexus_vdb.ranking import Rows
+from nexus_vdb.records import take_queries
 from nexus_vdb.tables import table_of
 from nexus_vdb.testing.compare import Pair, assert_same_records, select
 from nexus_vdb.testing.store import (
@@ -125,6 +129,27 @@ def test_a_segment_large_enough_for_faiss_finds_what_memory_finds(folder: Path) 
         shares.append(len({hit.id for hit in hits} & {hit.id for hit in expected}) / 10)
     assert np.mean(shares) >= 0.95
     pair.check_search(queries, SearchPlan(k=10, candidates="exact", cuts=(96,)))
+
+
+def test_many_queries_of_a_writer_find_what_each_finds_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, queries = make(folder, 1500), sample_queries(70, dim=96)
+    plan = SearchPlan(k=10, candidates=1000, cuts=(32, 96))
+    alone = [
+        store.search(take_queries(queries, [row]), plan)[0] for row in range(len(queries.vectors))
+    ]
+    read: list[int] = []
+    halves = State.halves
+
+    def noted(state: State, rows: Rows, cut: int) -> Halves:
+        read.append(len(rows))
+        return halves(state, rows, cut)
+
+    monkeypatch.setattr(State, "halves", noted)
+    assert store.search(queries, plan) == alone
+    assert max(read) == 64  # a few at a time: they may be large in memory
+    assert sum(read) > 70 * 300
 
 
 # Segments
