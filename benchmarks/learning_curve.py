@@ -1,9 +1,10 @@
 """What a model learns while it is trained: the loss, and nDCG@10 after every checkpoint.
 
-    python benchmarks/learning_curve.py runs/large EVAL/scifact --tokenizer T.model --until 160 &
+    python benchmarks/learning_curve.py runs/large EVAL/scifact --tokenizer T.model --until 600 &
     nexus-vdb distill --config benchmarks/large.toml
 
-Waits for checkpoints of the run, of which two are kept, and measures each by torch, in float32. The
+Waits for checkpoints of the run, of which two are kept, and measures each by torch, in float32; the
+network before its first step is a checkpoint of the run too after `--steps 0`. The
 first `--documents` of the set are searched, judged ones before others, cut at `--tokens`: a whole
 set takes a large model on a processor an hour. What has been measured is kept as JSON beside the
 page, and not measured again.

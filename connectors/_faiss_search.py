@@ -244,6 +244,7 @@ def _narrowed(
 
 
 def _halves(state: State, rows: Rows, cut: int, *, bulk: bool) -> Halves:
+    """The first numbers of some rows, float16 `[n, cut]`."""
     if not bulk:
         return state.halves(rows, cut)
     found = np.empty((len(rows), cut), dtype="<f2")

@@ -109,17 +109,7 @@ class Chunker:
         Where all documents fit, this costs one call of the counter.
         """
         spans = [_trim(document.text, (0, len(document.text))) for document in documents]
-        whole: dict[int, int] = {}
-        counted: dict[int, str] = {}
-        for row, (start, end) in enumerate(spans):
-            text = documents[row].text
-            if start < end <= start + self._sure and text.isascii():
-                whole[row] = 0  # whatever it is, it fits
-            elif start < end <= start + _CHARACTERS * self._limit:
-                counted[row] = text[start:end]
-        titles = [document.title for document in documents]
-        counts = self._count_with_titles(list(counted.values()), titles)
-        whole.update(zip(counted, counts, strict=True))
+        whole = self._count_whole(documents, spans)
         chunks: list[Chunk] = []
         for row, document in enumerate(documents):
             budget = self._limit - self._title_tokens(document.title)
@@ -140,6 +130,20 @@ class Chunker:
         if not title or (len(chunk.text) == 1 and self._count([chunk.text])[0] > room):
             return chunk.text
         return f"{title}\n{chunk.text}"
+
+    def _count_whole(self, documents: Sequence[Document], spans: Sequence[Span]) -> dict[int, int]:
+        """Tokens of each text that is worth trying whole, by row; 0 where any number would fit."""
+        whole: dict[int, int] = {}
+        counted: dict[int, str] = {}
+        for row, (start, end) in enumerate(spans):
+            text = documents[row].text
+            if start < end <= start + self._sure and text.isascii():
+                whole[row] = 0
+            elif start < end <= start + _CHARACTERS * self._limit:
+                counted[row] = text[start:end]
+        titles = [document.title for document in documents]
+        counts = self._count_with_titles(list(counted.values()), titles)
+        return whole | dict(zip(counted, counts, strict=True))
 
     def _count_with_titles(self, texts: list[str], titles: Iterable[str]) -> list[int]:
         """Tokens of each text; titles not met before are counted in the same call, and kept."""

@@ -86,8 +86,8 @@ def columns_of(records: Records) -> list[Any]:
             _strings(records.ids),
             _strings(records.document_ids),
             pa.Array.from_buffers(pa.int32(), len(records), [None, ordinals]),
-            _strings(records.texts, large=True),
-            _strings([_json(one) if one else "{}" for one in records.metadata], large=True),
+            _strings(records.texts, KINDS["text"]),
+            _strings([_json(one) if one else "{}" for one in records.metadata], KINDS["metadata"]),
             _strings(records.content_hashes),
         ]
     except (AttributeError, TypeError, ValueError) as error:
@@ -97,14 +97,13 @@ def columns_of(records: Records) -> list[Any]:
         ) from error
 
 
-def _strings(texts: Sequence[str], *, large: bool = False) -> Any:
-    """As `pyarrow.array`, which imports pandas where that is installed, for half a second."""
+def _strings(texts: Sequence[str], kind: Any = KINDS["id"]) -> Any:
+    """As `pyarrow.array`, which imports pandas where that is installed: up to half a second."""
     octets = [text.encode() for text in texts]
-    offsets = np.zeros(len(octets) + 1, dtype=np.int64 if large else np.int32)
+    offsets = np.zeros(len(octets) + 1, dtype=np.int64)
     np.cumsum([len(one) for one in octets], out=offsets[1:])
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(octets))]
-    kind = pa.large_string() if large else pa.string()
-    return pa.Array.from_buffers(kind, len(octets), buffers)
+    return pa.Array.from_buffers(pa.large_string(), len(octets), buffers).cast(kind)
 
 
 def records_of(table: Any) -> Records:
