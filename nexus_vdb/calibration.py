@@ -55,7 +55,7 @@ _BETWEEN = (0.95, 0.98)  # targets around which candidates are told apart more f
 _TARGETS = (0.9, 0.95, 0.98, 0.99)
 _PROBES = (0.03, 0.1, 0.3)
 _SHARES = (*_PROBES, 1.0)
-_SETTLED = 100  # queries that show what is lost after the hash
+_SETTLED = 64  # queries that show what is lost after the hash: one pass of the FAISS store
 _SEARCHES, _FOR_PROBES = 15, len(_PROBES) + len(_TARGETS)
 
 

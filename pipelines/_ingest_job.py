@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from nexus_vdb.collection import Collection
 from nexus_vdb.errors import ConfigError, StoreNotFound
+from nexus_vdb.garbage import rare_collections
 from nexus_vdb.idset import IdSet
 from nexus_vdb.interfaces import Encoder, Store
 from nexus_vdb.pipelines._ingest_finish import finish, reconcile
 from nexus_vdb.pipelines._ingest_kept import keep_settings
 from nexus_vdb.pipelines._ingest_missing import delete_missing
-from nexus_vdb.pipelines._ingest_parts import Made
+from nexus_vdb.pipelines._ingest_parts import Made, joined
 from nexus_vdb.pipelines._ingest_stages import Batch, Ledger, Stages
 from nexus_vdb.registry import open_store
 from nexus_vdb.reports import IngestReport
@@ -115,12 +116,14 @@ class Job:
         stages, watched = self.stages, self._watched(batches)
         with ExitStack() as stack:
             stack.enter_context(one_blas_thread())
+            stack.enter_context(rare_collections())
 
             def in_thread(items: Generator[T, None, None]) -> Generator[T, None, None]:
                 return stack.enter_context(closing(ahead(items)))
 
+            made: Iterator[Made]
             if stages.encoder is None:
-                made = in_thread(stages.ready_made(watched))
+                made = map(joined, in_thread(stages.ready_made(watched)))
             else:
                 parts = in_thread(stages.cut(stages.plan(watched)))
                 if self.settings.dry_run:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nexus_vdb.chunking import chunk_id
+from nexus_vdb.ranking import cut_vectors
 from nexus_vdb.records import join_records
-from nexus_vdb.search import vector_queries
 from nexus_vdb.types import Chunk, Document, Floats, QueryBatch, Records
 
 __all__ = [
@@ -222,7 +222,6 @@ def whole(document: Document) -> Chunk:
 
 def whole_records(documents: Sequence[Document], digests: list[str], vectors: Floats) -> Records:
     """What is written of documents with ready-made vectors `[n, d]`; codes are still to come."""
-    queries = vector_queries(vectors, None)
     return Records(
         ids=[chunk_id(document.id, 0) for document in documents],
         document_ids=[document.id for document in documents],
@@ -230,8 +229,8 @@ def whole_records(documents: Sequence[Document], digests: list[str], vectors: Fl
         texts=[document.text for document in documents],
         metadata=[document.metadata for document in documents],
         content_hashes=digests,
-        vectors=queries.vectors,
-        codes=queries.codes,
+        vectors=cut_vectors(vectors, vectors.shape[1]),
+        codes=np.zeros(len(documents), dtype=np.uint64),
     )
 
 

@@ -140,18 +140,21 @@ class Stages:
                 self.ledger.seen.add_all(ids)
             yield batch, stored
 
-    def ready_made(self, batches: Iterable[Batch]) -> Generator[Made, None, None]:
-        """The records of ready-made vectors: one for each document, nothing to cut or to embed."""
+    def ready_made(self, batches: Iterable[Batch]) -> Generator[list[Made], None, None]:
+        """The records of ready-made vectors: one for each document, nothing to cut or to embed.
+
+        In lists to be joined and written in one call: by whoever writes, who has less to do.
+        """
         held: list[Made] = []
         for (documents, vectors), stored in self._compared(batches):
             assert vectors is not None
             if made := self._ready(documents, vectors, stored):
                 held.append(made)
             if sum(one.chunks for one in held) >= self._rows:
-                yield joined(held)
+                yield held
                 held = []
         if held:
-            yield joined(held)
+            yield held
 
     def _ready(self, documents: Documents, vectors: Floats, stored: Stored) -> Made | None:
         digests = [

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_vdb.errors import ModelError, NexusError, StoreNotFound
 from nexus_vdb.interfaces import Encoder, Source, Store
-from nexus_vdb.pipelines._ingest_parts import Made
+from nexus_vdb.pipelines._ingest_parts import Made, joined
 from nexus_vdb.pipelines._ingest_read import read_batches
 from nexus_vdb.pipelines._ingest_stages import Batch, Ledger, Stages
 from nexus_vdb.registry import open_store
@@ -217,7 +217,7 @@ class Worker:
 
 def _made(stages: Stages, batch: Batch, *, dry_run: bool) -> Iterator[Made]:
     if stages.encoder is None:
-        return stages.ready_made([batch])
+        return map(joined, stages.ready_made([batch]))
     parts = stages.cut(stages.plan([batch]))
     return (Made.of(part, None) for part in parts) if dry_run else stages.embed(parts)
 

@@ -43,6 +43,9 @@ _OPSET = 18
 
 _LARGE = 1024  # numbers in a weight that is worth halving
 
+_CALIBRATED = 1024
+"""Tokens that the calibrator sees at a time: what each layer makes of them is held to the end."""
+
 Outputs: TypeAlias = dict[str, npt.NDArray[np.float32]]
 Batch: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
@@ -138,10 +141,15 @@ def export_onnx(model: NexusModel, path: Path, *, int8_tables: bool = False) -> 
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds batches to the calibrator, one after the other."""
+    """Feeds batches to the calibrator, a few texts at a time."""
 
     def __init__(self, batches: Iterable[Batch]) -> None:
-        self._feeds = iter([{"input_ids": ids, "attention_mask": mask} for ids, mask in batches])
+        self._feeds = (
+            {"input_ids": ids[start : start + some], "attention_mask": mask[start : start + some]}
+            for ids, mask in batches
+            for some in [max(1, _CALIBRATED // ids.shape[1])]
+            for start in range(0, len(ids), some)
+        )
 
     def get_next(self) -> dict[str, npt.NDArray[np.int64]] | None:
         return next(self._feeds, None)
