@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from nexus_vdb.cli.pace import Pace
 from nexus_vdb.errors import FilterError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ __all__ = [
     "as_json",
     "command_line",
     "config_option",
-    "eta",
     "examples",
     "model_option",
     "note",
@@ -129,22 +129,17 @@ class _Lines:
     """Progress for a log file."""
 
     def __init__(self, title: str) -> None:
-        self._title = title
-        self._started = self._last = time.monotonic()
+        self._title, self._pace = title, Pace()
+        self._last = time.monotonic()
 
     def __call__(self, done: int, total: int | None, text: str) -> None:
+        left = self._pace.left(done, total or 0)
         now = time.monotonic()
         if now - self._last < LINE_SECONDS:
             return
         self._last = now
-        of = f" of {total:,}, {eta(done, total, now - self._started)} left" if total else ""
+        of = f" of {total:,}, {left or '?'} left" if total else ""
         note(f"{self._title}: {done:,}{of}; {text}")
-
-
-def eta(done: int, total: int, seconds: float) -> str:
-    """The time that the rest will take at the rate so far, as hours:minutes:seconds."""
-    left = round(seconds * max(total - done, 0) / done) if done else 0
-    return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
 
 
 def _bar() -> Progress:

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nexus_vdb.cli.common import LINE_SECONDS, eta, note, progress_bar
+from nexus_vdb.cli.common import LINE_SECONDS, note, progress_bar
+from nexus_vdb.cli.pace import Pace
 from nexus_vdb.logs import json_logs, log_event
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ class _Events:
 
     def __init__(self) -> None:
         self._started = self._last = time.monotonic()
+        self._pace = Pace()
 
     def __call__(self, report: IngestReport) -> None:
+        left = self._pace.left(_done(report), report.total or 0)
         now = time.monotonic()
         if now - self._last < LINE_SECONDS:
             return
@@ -100,7 +103,7 @@ class _Events:
         fields["seconds"] = round(now - self._started, 3)
         fields["rate"] = round(_rate(report, self._started), 1)
         if report.total:
-            fields["eta"] = eta(_done(report), report.total, now - self._started)
+            fields["eta"] = left
         log_event(_log, "progress", counts(report), fields=fields)
 
 
