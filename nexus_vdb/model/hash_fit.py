@@ -14,6 +14,7 @@ from torch import Tensor
 from nexus_vdb.hashing import ItqHash
 from nexus_vdb.model.losses import hash_loss
 from nexus_vdb.model.network import NexusModel
+from nexus_vdb.model.precision import autocast
 
 __all__ = ["fit_hash", "itq_residual"]
 
@@ -42,7 +43,8 @@ def fit_hash(model: NexusModel, batches: Iterable[tuple[Tensor, Tensor]], *, see
         seed: Of the order in which they are looked at.
     """
     model.eval()
-    outputs = [(out.embedding, out.spectral) for out in (model(*batch) for batch in batches)]
+    with autocast("cpu"):
+        outputs = [(out.embedding, out.spectral) for out in (model(*batch) for batch in batches)]
     embedding, spectral = (torch.cat(parts).float() for parts in zip(*outputs, strict=True))
     residual = model.hash_residual
     if model.config.hash_residual and len(embedding) >= FIT_FROM:
