@@ -65,7 +65,7 @@ def search(
     ends = [len(queries) * (number + 1) // passes for number in range(passes)]
     for start, end in zip([0, *ends], ends, strict=False):
         some = take_queries(queries, range(start, end))
-        hits += _answers(state, some, plan, where, bulk=small and len(queries) > _MANY)
+        hits += _answers(state, some, plan, where, bulk=small and len(queries) >= _MANY)
     return hits
 
 
