@@ -24,6 +24,7 @@ class Pace:
         now = time.monotonic()
         if now - self._looks[-1][0] >= _APART:
             self._looks.append((now, done))
+        # The first look knows nothing of what an earlier run had done: it soon counts no more.
         started, before = self._looks[min(1, max(len(self._looks) - 2, 0))]
         if done <= before:
             return None
