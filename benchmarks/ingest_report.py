@@ -181,7 +181,7 @@ def vectors(results: Result) -> Iterator[str]:
     found = [result for _, result in named(results, "vectors")]
     if not found:
         return
-    yield from title("Ready-made vectors, and a way out", "vectors", found[-1])
+    yield from title("Ready-made vectors, and a way out", "vectors --records N", found[-1])
     yield from (
         "| command | records | wall s | records/s | goal | peak MB |",
         "|---|---|---|---|---|---|",

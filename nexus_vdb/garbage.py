@@ -9,8 +9,9 @@ from contextlib import contextmanager
 __all__ = ["rare_collections"]
 
 _RARELY = 50_000, 20, 100
-"""New objects, and rounds, between looks. Every 700 objects, Python's own habit, the rows of an
-ingest that wait to be embedded or written are looked through again and again: 3 % of its time."""
+"""New objects, and rounds, between looks. At Python's own habit, every thousand objects or so, the
+rows of an ingest that wait to be embedded or written are looked through again and again: 3 % of
+its time."""
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Pace:
         if now - self._looks[-1][0] >= _APART:
             self._looks.append((now, done))
         # The first look knows nothing of what an earlier run had done: it soon counts no more.
-        started, before = self._looks[min(1, max(len(self._looks) - 2, 0))]
+        started, before = self._looks[1 if len(self._looks) > 2 else 0]
         if done <= before:
             return None
         left = round((now - started) * max(total - done, 0) / (done - before))
