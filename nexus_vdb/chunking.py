@@ -24,7 +24,7 @@ from nexus_vdb.errors import ConfigError
 from nexus_vdb.interfaces import TokenCounter
 from nexus_vdb.types import Chunk, Document
 
-__all__ = ["Chunker", "chunk_id"]
+__all__ = ["Chunker", "Span", "chunk_id", "sentences"]
 
 _NAMESPACE = uuid.UUID("0d2f5c0e-6f5b-4c53-9a55-7c1d9d1f3c42").bytes
 _LEAST_TOKENS = 8
@@ -187,12 +187,16 @@ class Chunker:
         self, text: str, span: Span, budget: int, *, tokens: int | None = None
     ) -> Iterator[Span]:
         """The chunks of a text that is too long for one; of one not counted, read as needed."""
-        pieces, adds_up = self._pieces(text, _sentences(text, span), budget), False
+        pieces, adds_up = self._pieces(text, sentences(text, span), budget), False
         if tokens is not None and not self._strict:
             known = list(pieces)
             pieces, adds_up = iter(known), sum(piece.tokens for piece in known) == tokens
+        reached = -1
         for block in _blocks(_pack(text, pieces, budget, overlap=self._overlap)):
-            yield from self._verified(text, block, budget, adds_up=adds_up)
+            for start, end in self._verified(text, block, budget, adds_up=adds_up):
+                if end > reached:  # the half of a list may be all that it repeats
+                    yield start, end
+                    reached = end
 
     def _pieces(
         self, text: str, spans: Iterable[Span], budget: int, level: int = 0
@@ -299,7 +303,8 @@ def _blocks(lists: Iterable[Sequence[_S]]) -> Iterator[list[Sequence[_S]]]:
         yield block
 
 
-def _sentences(text: str, span: Span) -> Iterator[Span]:
+def sentences(text: str, span: Span) -> Iterator[Span]:
+    """The sentences of a part of a text, as spans of the whole; the last one may be empty."""
     return _between(text, span, _SENTENCE_END)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nexus_vdb.chunking import Chunker, _sentences, chunk_id
+from nexus_vdb.chunking import Chunker, chunk_id, sentences
 from nexus_vdb.encoder import OnnxEncoder, load_encoder
 from nexus_vdb.errors import ConfigError
 from nexus_vdb.interfaces import TokenCounter
@@ -124,6 +124,7 @@ def encoder() -> OnnxEncoder:
     overlap=st.integers(0, 64),
 )
 @example(text="\ufdfa", title="ภาษาไทยไม่มีช่องว่าง", max_tokens=32, overlap=0)  # one of 26 tokens
+@example(text="a" * 800 + "CN0:¡0ﯬﰀ0:0:\x800Õ", title="", max_tokens=32, overlap=9)  # halved
 def test_the_shipped_tokenizer_never_counts_more_than_the_limit(
     encoder: OnnxEncoder, text: str, title: str, max_tokens: int, overlap: int
 ) -> None:
@@ -197,7 +198,7 @@ def test_sentences_are_packed_whole_and_overlap_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "sentences"),
+    ("text", "seen"),
     [
         ("See Dr. Smith, Fig. 3. Then rest.", ["See Dr. Smith, Fig. 3.", "Then rest."]),
         ("Pi is 3.14, e.g. here. Yes.", ["Pi is 3.14, e.g. here.", "Yes."]),
@@ -210,9 +211,9 @@ def test_sentences_are_packed_whole_and_overlap_whole() -> None:
         ("no marks at all", ["no marks at all"]),
     ],
 )
-def test_sentences_end_where_people_see_them_end(text: str, sentences: list[str]) -> None:
-    spans = _sentences(text, (0, len(text)))
-    assert [text[start:end] for start, end in spans] == sentences
+def test_sentences_end_where_people_see_them_end(text: str, seen: list[str]) -> None:
+    spans = sentences(text, (0, len(text)))
+    assert [text[start:end] for start, end in spans] == seen
 
 
 def test_chunk_ends_with_a_paragraph_that_ends_near_its_limit() -> None:

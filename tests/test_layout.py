@@ -49,6 +49,7 @@ JOBS = {
     "refit.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "export.toml": "nexus_vdb.pipelines.export:ExportSettings",
     "mine.toml": "nexus_vdb.pipelines.mine:MineSettings",
+    "pairs.toml": "nexus_vdb.pipelines.pairs:PairsSettings",
     "ingest.toml": "nexus_vdb.pipelines.ingest:IngestSettings",
     "tokenizer.toml": "nexus_vdb.pipelines.tokenizer:TokenizerSettings",
     "train.toml": "nexus_vdb.pipelines.train:TrainSettings",

@@ -29,6 +29,7 @@ COMMANDS = {
     "dedupe": "nexus_vdb.cli.dedupe",
     "eval": "nexus_vdb.cli.eval",
     "tokenizer": "nexus_vdb.cli.tokenizer",
+    "pairs": "nexus_vdb.cli.pairs",
     "mine": "nexus_vdb.cli.mine",
     "train": "nexus_vdb.cli.train",
     "distill": "nexus_vdb.cli.distill",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,10 @@ __all__ = [
     "read_pairs",
     "read_rows",
     "read_texts",
+    "reservoir",
 ]
+
+_T = TypeVar("_T")
 
 _FIELD_PAIRS = (("a", "b"), ("text_a", "text_b"), ("anchor", "positive"))
 _NEGATIVES = ("negatives", "negative")
@@ -105,6 +108,18 @@ def read_texts(paths: Iterable[Path]) -> Iterator[str]:
         for key, value in row.items():
             if isinstance(value, str) and value and key != "source":
                 yield value
+
+
+def reservoir(items: Iterable[_T], size: int, *, seed: int = 0) -> list[_T]:
+    """A uniform sample of at most `size` items in one pass (Vitter's algorithm R)."""
+    random = np.random.default_rng(seed)
+    kept: list[_T] = []
+    for seen, item in enumerate(items):
+        if seen < size:
+            kept.append(item)
+        elif (place := int(random.integers(seen + 1))) < size:
+            kept[place] = item
+    return kept
 
 
 def read_pairs(

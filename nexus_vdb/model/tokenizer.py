@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sentencepiece
 
 from nexus_vdb.errors import ConfigError, ModelError, SourceError
+from nexus_vdb.model.data import reservoir
 
 __all__ = ["PAD_ID", "UNK_ID", "load_tokenizer", "piece_texts", "train_tokenizer"]
 
@@ -37,7 +37,7 @@ def train_tokenizer(
         ConfigError: the texts cannot give so many pieces.
         SourceError: there are no texts.
     """
-    drawn = _reservoir(texts, sample)
+    drawn = reservoir(texts, sample)
     if not any(text.strip() for text in drawn):
         raise SourceError("there is no text to train a tokenizer on", hint="name other files")
     model = io.BytesIO()
@@ -70,18 +70,6 @@ def train_tokenizer(
 def _reason(error: Exception) -> str:
     """The last sentence of SentencePiece's message; what comes before are its own file and line."""
     return str(error).strip().rsplit("] ", 1)[-1] or type(error).__name__
-
-
-def _reservoir(texts: Iterable[str], size: int, *, seed: int = 0) -> list[str]:
-    """A uniform sample of at most `size` texts in one pass (Vitter's algorithm R)."""
-    random = np.random.default_rng(seed)
-    kept: list[str] = []
-    for seen, text in enumerate(texts):
-        if seen < size:
-            kept.append(text)
-        elif (place := int(random.integers(seen + 1))) < size:
-            kept[place] = text
-    return kept
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -1,0 +1,123 @@
+"""The pairs job: documents → pairs of texts to train on, by their titles and their sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from nexus_vdb.errors import SourceError
+from nexus_vdb.model.cloze import cloze_pairs
+from nexus_vdb.model.data import expand, read_rows, reservoir
+from nexus_vdb.pipelines.train import Bar, no_bar
+from nexus_vdb.settings import Settings
+
+__all__ = ["Made", "PairsSettings", "run_pairs"]
+
+_COLUMNS = ("a", "b", "source")
+_TOLD_EVERY = 1000  # texts
+
+
+class PairsSettings(Settings):
+    """What pairs are made of, and how many; the keys of `configs/pairs.toml`."""
+
+    texts: list[str]
+    out: Path = Path("runs/pairs.parquet")
+    text_field: str = "text"
+    title_field: str = "title"
+    sentences: int = Field(2, ge=0)
+    characters: int = Field(1000, ge=100)
+    max_pairs: int = Field(500_000, ge=1)
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Made:
+    """What came of the texts.
+
+    Attributes:
+        texts: Rows read.
+        titles: Pairs of a title and its text.
+        sentences: Pairs of a sentence and what stands around it.
+        without: Texts that gave no pair.
+        written: Pairs in the file: all, or a sample of `max_pairs`.
+    """
+
+    texts: int = 0
+    titles: int = 0
+    sentences: int = 0
+    without: int = 0
+    written: int = 0
+
+
+def run_pairs(settings: PairsSettings, *, bar: Bar = no_bar) -> Made:
+    """Write `settings.out`, rows of a, b and source in random order.
+
+    Raises:
+        SourceError: the texts cannot be read, have no such field, or give no pairs.
+    """
+    maker = _Maker(settings)
+    with bar("pairs") as update:
+        pairs = reservoir(maker.pairs(update), settings.max_pairs, seed=settings.seed)
+    if not pairs:
+        raise SourceError(
+            f"{maker.made.texts:,} texts gave no pairs",
+            hint="a text needs a title or two sentences at least",
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(pairs))
+    columns = zip(*(pairs[row] for row in order), strict=True)
+    table = pa.table([pa.array(column, pa.string()) for column in columns], names=_COLUMNS)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = settings.out.with_name(settings.out.name + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    partial.replace(settings.out)
+    maker.made.written = len(pairs)
+    return maker.made
+
+
+class _Maker:
+    def __init__(self, settings: PairsSettings) -> None:
+        self.made = Made()
+        self._settings = settings
+        self._random = np.random.default_rng(settings.seed)
+
+    def pairs(self, update: Any) -> Iterator[tuple[str, str, str]]:
+        """All pairs, text by text."""
+        for row in read_rows(expand(self._settings.texts)):
+            found = self._of(row)
+            self.made.texts += 1
+            self.made.without += not found
+            if self.made.texts % _TOLD_EVERY == 0:
+                update(self.made.texts, None, f"{self.made.titles + self.made.sentences:,} pairs")
+            source = str(row.get("source", ""))
+            yield from ((a, b, source) for a, b in found)
+
+    def _of(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+        text, title = self._text(row), row.get(self._settings.title_field)
+        titled = isinstance(title, str) and title.strip() and text.strip()
+        pairs = [(str(title), text[: self._settings.characters])] if titled else []
+        self.made.titles += len(pairs)
+        cloze = cloze_pairs(
+            text,
+            self._random,
+            count=self._settings.sentences,
+            characters=self._settings.characters,
+        )
+        self.made.sentences += len(cloze)
+        return pairs + cloze
+
+    def _text(self, row: Mapping[str, Any]) -> str:
+        name = self._settings.text_field
+        if name not in row and not self.made.texts:
+            raise SourceError(
+                f"no field {name!r} in a row with the fields {', '.join(sorted(row))}",
+                hint="name the one that holds the text: --text-field NAME",
+            )
+        text = row.get(name)
+        return text if isinstance(text, str) else ""
