@@ -33,7 +33,7 @@ class PairsSettings(Settings):
     title_field: str = "title"
     sentences: int = Field(2, ge=0)
     characters: int = Field(1000, ge=100)
-    max_pairs: int = Field(500_000, ge=1)
+    max_pairs: int = Field(200_000, ge=1)
     seed: int = 0
 
 

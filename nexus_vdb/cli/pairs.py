@@ -28,7 +28,7 @@ __all__ = ["command"]
 @click.option("--title-field", metavar="NAME", help="Field with its title, if any.  [title]")
 @click.option("--sentences", type=int, metavar="N", help="Sentences taken of each text.  [2]")
 @click.option("--characters", type=int, metavar="N", help="Of a partner, about.  [1000]")
-@click.option("--max-pairs", type=int, metavar="N", help="To keep, drawn at random.  [500000]")
+@click.option("--max-pairs", type=int, metavar="N", help="To keep, drawn at random.  [200000]")
 @click.option("--seed", type=int, metavar="N", help="Of what is drawn.  [0]")
 @config_option
 @as_json
