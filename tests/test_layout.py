@@ -44,6 +44,7 @@ OPEN_FLOORS = 2
 ADAPTERS = {"haystack", "langchain"}
 
 JOBS = {
+    "cloze.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "continue.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "distill.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "refit.toml": "nexus_vdb.pipelines.train:TrainSettings",
