@@ -14,8 +14,8 @@ from pydantic import Field
 
 from nexus_vdb.errors import SourceError
 from nexus_vdb.model.cloze import cloze_pairs
-from nexus_vdb.model.data import expand, read_rows, reservoir
-from nexus_vdb.pipelines.train import Bar, no_bar
+from nexus_vdb.model.data import cut_text, expand, read_rows, reservoir
+from nexus_vdb.pipelines._train_inputs import Bar, Update, no_bar
 from nexus_vdb.settings import Settings
 
 __all__ = ["Made", "PairsSettings", "run_pairs"]
@@ -62,6 +62,7 @@ def run_pairs(settings: PairsSettings, *, bar: Bar = no_bar) -> Made:
     Raises:
         SourceError: the texts cannot be read, have no such field, or give no pairs.
     """
+    settings.out.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is told at once
     maker = _Maker(settings)
     with bar("pairs") as update:
         pairs = reservoir(maker.pairs(update), settings.max_pairs, seed=settings.seed)
@@ -73,7 +74,6 @@ def run_pairs(settings: PairsSettings, *, bar: Bar = no_bar) -> Made:
     order = np.random.default_rng(settings.seed).permutation(len(pairs))
     columns = zip(*(pairs[row] for row in order), strict=True)
     table = pa.table([pa.array(column, pa.string()) for column in columns], names=_COLUMNS)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
     partial = settings.out.with_name(settings.out.name + ".partial")
     pq.write_table(table, partial, compression="zstd")
     partial.replace(settings.out)
@@ -87,7 +87,7 @@ class _Maker:
         self._settings = settings
         self._random = np.random.default_rng(settings.seed)
 
-    def pairs(self, update: Any) -> Iterator[tuple[str, str, str]]:
+    def pairs(self, update: Update) -> Iterator[tuple[str, str, str]]:
         """All pairs, text by text."""
         for row in read_rows(expand(self._settings.texts)):
             found = self._of(row)
@@ -101,14 +101,10 @@ class _Maker:
     def _of(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
         text, title = self._text(row), row.get(self._settings.title_field)
         titled = isinstance(title, str) and title.strip() and text.strip()
-        pairs = [(str(title), text[: self._settings.characters])] if titled else []
+        limit, count = self._settings.characters, self._settings.sentences
+        pairs = [(str(title), cut_text(text, limit=limit))] if titled else []
         self.made.titles += len(pairs)
-        cloze = cloze_pairs(
-            text,
-            self._random,
-            count=self._settings.sentences,
-            characters=self._settings.characters,
-        )
+        cloze = cloze_pairs(text, self._random, count=count, characters=limit)
         self.made.sentences += len(cloze)
         return pairs + cloze
 

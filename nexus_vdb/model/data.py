@@ -184,7 +184,8 @@ def cut_text(text: str, *, limit: int) -> str:
     """The text's beginning, at most `limit` characters, ended at a word."""
     if len(text) <= limit:
         return text
-    return text[:limit].rsplit(None, 1)[0]
+    text = text.lstrip()  # blanks alone would have no word to end at
+    return text if len(text) <= limit else text[:limit].rsplit(None, 1)[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -70,6 +70,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
 def test_texts_are_cut_at_a_word() -> None:
     assert cut_text("harbour and tide", limit=13) == "harbour and"
     assert cut_text("harbour", limit=13) == "harbour"
+    assert cut_text(" " * 20 + "harbour and tide", limit=13) == "harbour and"
+    assert cut_text(" " * 20 + "harbour", limit=13) == "harbour"
 
 
 def test_a_table_gives_back_the_tokens(tokenizer_file: Path) -> None:
