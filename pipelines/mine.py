@@ -21,7 +21,7 @@ from nexus_vdb.chunking import chunk_id
 from nexus_vdb.collection import Collection
 from nexus_vdb.errors import SourceError
 from nexus_vdb.given import GivenSource, as_documents
-from nexus_vdb.model.data import Pair, expand, read_pairs
+from nexus_vdb.model.data import Pair, expand, first_of, read_pairs
 from nexus_vdb.model.mining import Tally, choose_negatives
 from nexus_vdb.model.teachers import Teacher, find_teacher
 from nexus_vdb.pipelines.ingest import ingest, make_ingest
@@ -70,8 +70,7 @@ def run_mining(settings: MineSettings, *, say: Say = lambda line: None, bar: Bar
         SourceError: the pairs cannot be read, or there are none.
         ModelError: model or teacher cannot be used.
     """
-    pairs = _pairs(settings)
-    say(f"{len(pairs):,} pairs read")
+    pairs = _pairs(settings, say)
     url = settings.store or f"faiss://{settings.out.with_suffix('.index')}"
     with Collection(url, model=settings.model) as collection:
         _index(collection, pairs, bar)
@@ -86,13 +85,11 @@ def run_mining(settings: MineSettings, *, say: Say = lambda line: None, bar: Bar
     return miner.tally
 
 
-def _pairs(settings: MineSettings) -> list[Pair]:
-    found: list[Pair] = []
+def _pairs(settings: MineSettings, say: Say) -> list[Pair]:
     paths = expand(settings.pairs)
-    for pair in read_pairs(paths, fields=settings.fields, weights=settings.source_weights):
-        found.append(pair)
-        if len(found) == settings.max_pairs:
-            break
+    rows = read_pairs(paths, fields=settings.fields, weights=settings.source_weights)
+    found, more = first_of(rows, settings.max_pairs)
+    say(f"{len(found):,} pairs read{more}")
     if not found:
         raise SourceError("no pairs to mine", hint="give files with pairs of texts")
     return found

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ __all__ = [
     "TokenTable",
     "cut_text",
     "expand",
+    "first_of",
     "read_pairs",
     "read_rows",
     "read_texts",
@@ -120,6 +122,13 @@ def reservoir(items: Iterable[_T], size: int, *, seed: int = 0) -> list[_T]:
         elif (place := int(random.integers(seen + 1))) < size:
             kept[place] = item
     return kept
+
+
+def first_of(items: Iterable[_T], size: int) -> tuple[list[_T], str]:
+    """At most `size` items from the start, and words to say so where more would follow."""
+    left = iter(items)
+    kept = list(islice(left, size))
+    return kept, ", more are left unread" if any(True for _ in left) else ""
 
 
 def read_pairs(

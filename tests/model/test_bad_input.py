@@ -63,6 +63,18 @@ def test_what_is_left_out_and_cut_is_counted(values: Any, pairs_file: Path, tmp_
     assert f"{parameters:,} parameters, 503 pairs" in said
 
 
+@pytest.mark.parametrize(("most", "said"), [(602, ", more are left unread"), (603, "")])
+def test_pairs_past_the_limit_are_told(
+    values: Any, most: int, said: str, pairs_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(pairs_file.read_text().rstrip() + '\n{"a": "one", "b": "more"}' * 3)
+    heard: list[str] = []
+    values |= {"pairs": [str(path)], "fields": ["a", "b"], "max_pairs": most}
+    run_training(settings(values, steps=1), say=heard.append)
+    assert heard[0] == f"{most} pairs read{said}"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
