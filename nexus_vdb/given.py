@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 
 from nexus_vdb.corpus import FieldMap, Row, RowSource
 from nexus_vdb.errors import ConfigError
-from nexus_vdb.jsonvalue import json_value
+from nexus_vdb.jsonvalue import HALF_PAIR, json_value
 from nexus_vdb.types import Document, Floats, Metadata
 
 __all__ = ["GIVEN", "GivenSource", "as_documents"]
@@ -17,7 +16,6 @@ __all__ = ["GIVEN", "GivenSource", "as_documents"]
 GIVEN = FieldMap(id="document id", text="document text", vector="document vector")
 
 _FILE = "the documents given"
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class GivenSource(RowSource):
@@ -38,7 +36,7 @@ class GivenSource(RowSource):
             }
             if document.title:
                 value[GIVEN.title] = document.title
-            if _HALF_PAIR.search(json.dumps(json_value(value), ensure_ascii=False)):
+            if HALF_PAIR.search(json.dumps(json_value(value), ensure_ascii=False)):
                 yield Row(_FILE, number + 1, -1, None, problem="half of a surrogate pair")
                 continue
             if self._vectors is not None:

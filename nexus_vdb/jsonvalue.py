@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["json_object", "json_value"]
+__all__ = ["HALF_PAIR", "json_object", "json_value"]
+
+HALF_PAIR = re.compile("[\ud800-\udfff]")  # what JSON can escape and UTF-8 cannot write
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 

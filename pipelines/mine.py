@@ -7,8 +7,8 @@ with other limits embeds nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from nexus_vdb.collection import Collection
 from nexus_vdb.errors import SourceError
 from nexus_vdb.given import GivenSource, as_documents
 from nexus_vdb.model.data import Pair, expand, first_of, read_pairs
-from nexus_vdb.model.mining import Tally, choose_negatives
+from nexus_vdb.model.mining import Candidate, Tally, choose_negatives
 from nexus_vdb.model.teachers import Teacher, find_teacher
 from nexus_vdb.pipelines.ingest import ingest, make_ingest
 from nexus_vdb.pipelines.train import Bar, Say, no_bar
@@ -113,7 +113,7 @@ def _index(collection: Collection, pairs: Sequence[Pair], bar: Bar) -> None:
 class _Found:
     """Candidates of one anchor, and the score of its partner."""
 
-    texts: list[tuple[str, float]]
+    candidates: list[Candidate]
     positive: float
 
 
@@ -125,8 +125,8 @@ class _Miner:
         self._collection = collection
         self._settings = settings
         self._partners: dict[str, set[str]] = defaultdict(set)
-        for pair in pairs:
-            self._partners[pair.a].add(pair.b)
+        for pair, id_ in zip(pairs, _ids(pair.b for pair in pairs), strict=True):
+            self._partners[pair.a].add(id_)
         self._teacher: Any = None
         if settings.teacher is not None:
             self._teacher = Teacher(find_teacher(settings.teacher), device=settings.device)
@@ -139,7 +139,7 @@ class _Miner:
         settings = self._settings
         return [
             choose_negatives(
-                one.texts,
+                one.candidates,
                 partners=self._partners[pair.a],
                 positive=one.positive,
                 count=settings.negatives,
@@ -157,14 +157,15 @@ class _Miner:
         answers = collection.store.search(queries, plan)
         positives = self._cosines(queries.vectors, [pair.b for pair in pairs])
         return [
-            _Found([(hit.text, hit.score) for hit in hits], float(positive))
+            _Found(
+                [Candidate(hit.document_id, hit.text, hit.score) for hit in hits], float(positive)
+            )
             for hits, positive in zip(answers, positives, strict=True)
         ]
 
     def _cosines(self, queries: Floats, texts: Sequence[str]) -> Floats:
         """Score of each query with its partner, by the vector the store has of its beginning."""
-        documents = as_documents(texts, ids=None, metadata=None)
-        keys = [chunk_id(document.id, 0) for document in documents]
+        keys = [chunk_id(id_, 0) for id_ in _ids(texts)]
         records = self._collection.store.get(list(dict.fromkeys(keys)))
         rows = {key: row for row, key in enumerate(records.ids)}
         partners = records.vectors[[rows[key] for key in keys]]
@@ -173,16 +174,24 @@ class _Miner:
     def _judge(self, pairs: Sequence[Pair], found: Sequence[_Found]) -> list[_Found]:
         """The same candidates with the teacher's scores."""
         texts = [pair.a for pair in pairs] + [pair.b for pair in pairs]
-        texts += [text for one in found for text, _ in one.texts]
+        texts += [candidate.text for one in found for candidate in one.candidates]
         unique = list(dict.fromkeys(texts))
         rows = dict(zip(unique, self._teacher.encode(unique).astype(np.float32), strict=True))
         return [
             _Found(
-                [(text, float(rows[pair.a] @ rows[text])) for text, _ in one.texts],
+                [
+                    replace(two, score=float(rows[pair.a] @ rows[two.text]))
+                    for two in one.candidates
+                ],
                 float(rows[pair.a] @ rows[pair.b]),
             )
             for pair, one in zip(pairs, found, strict=True)
         ]
+
+
+def _ids(texts: Iterable[str]) -> list[str]:
+    """The ids that the store has given to these partners."""
+    return [document.id for document in as_documents(list(texts), ids=None, metadata=None)]
 
 
 def _table(pairs: Sequence[Pair], negatives: Sequence[list[str]]) -> Any:

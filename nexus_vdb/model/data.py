@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow.parquet
 
 from nexus_vdb.errors import ConfigError, SourceError
+from nexus_vdb.jsonvalue import HALF_PAIR
 
 __all__ = [
     "Pair",
@@ -58,6 +59,8 @@ def expand(specs: Iterable[str]) -> list[Path]:
 def read_rows(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """Rows of Parquet, JSONL or plain text (`{"text": line}`) files, in order.
 
+    Half of a surrogate pair becomes U+FFFD.
+
     Raises:
         SourceError: a file is missing, broken, or of another kind.
     """
@@ -93,6 +96,8 @@ def _object(line: str, number: int) -> dict[str, Any]:
         raise ValueError(f"line {number} is no JSON: {error.msg}") from None
     if not isinstance(row, dict):
         raise ValueError(f"line {number} is no object")  # noqa: TRY004 - caught as a ValueError
+    if "\\ud" in line.lower():
+        return dict(json.loads(HALF_PAIR.sub("\ufffd", json.dumps(row, ensure_ascii=False))))
     return row
 
 

@@ -10,7 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Tally", "choose_negatives"]
+__all__ = ["Candidate", "Tally", "choose_negatives"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A text found near an anchor.
+
+    Attributes:
+        document: Id of what it is a part of: a long partner is found by any of its chunks.
+        text: The chunk itself.
+        score: Its cosine with the anchor.
+    """
+
+    document: str
+    text: str
+    score: float
 
 
 @dataclass(slots=True)
@@ -20,7 +35,7 @@ class Tally:
     Attributes:
         anchors: Pairs looked at.
         candidates: Texts found for them, in all.
-        partners: Thrown away: a text that stands beside the same anchor in some pair.
+        partners: Thrown away: of a text that stands beside the same anchor in some pair.
         too_near: Thrown away: over `share` of the partner's score.
         within_margin: Thrown away: less than `margin` below the partner's score.
         surplus: Good, but there were enough better ones.
@@ -39,7 +54,7 @@ class Tally:
 
 
 def choose_negatives(
-    candidates: Sequence[tuple[str, float]],
+    candidates: Sequence[Candidate],
     *,
     partners: set[str],
     positive: float,
@@ -51,8 +66,8 @@ def choose_negatives(
     """The hardest texts that are still believed to be negatives.
 
     Args:
-        candidates: Texts and their scores with the anchor.
-        partners: Texts known to belong to the anchor.
+        candidates: What was found near the anchor, in any order.
+        partners: Ids of the documents known to belong to the anchor.
         positive: Score of the anchor with its partner.
         count: Negatives wanted.
         share: A negative scores below this share of the positive.
@@ -60,15 +75,15 @@ def choose_negatives(
         tally: Counts what is kept and what is thrown away.
     """
     good = []
-    for text, score in sorted(candidates, key=lambda pair: -pair[1]):
-        if text in partners:
+    for one in sorted(candidates, key=lambda one: -one.score):
+        if one.document in partners:
             tally.partners += 1
-        elif score >= share * positive:
+        elif one.score >= share * positive:
             tally.too_near += 1
-        elif score > positive - margin:
+        elif one.score > positive - margin:
             tally.within_margin += 1
         else:
-            good.append(text)
+            good.append(one.text)
     tally.anchors += 1
     tally.candidates += len(candidates)
     tally.kept += min(count, len(good))

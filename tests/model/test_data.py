@@ -60,6 +60,13 @@ def test_texts_of_every_field_but_the_source_label(tmp_path: Path) -> None:
     assert list(read_texts([path])) == ["one", "two"]
 
 
+def test_half_of_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
+    """Where a text was cut inside an emoji; SentencePiece and Parquet take UTF-8 alone."""
+    path = tmp_path / "p.jsonl"
+    path.write_text(r'{"a": "\ud83d\ude00 and \ud83d", "b": "two \\ud83d", "more": {"\ude00": []}}')
+    assert list(read_pairs([path])) == [Pair("\U0001f600 and \ufffd", "two \\ud83d")]
+
+
 @pytest.mark.parametrize("name", ["missing.jsonl", "table.csv"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "table.csv").write_text("a,b")
