@@ -3,11 +3,11 @@
     python benchmarks/learning_curve.py runs/large EVAL/scifact --tokenizer T.model --until 600 &
     nexus-vdb distill --config benchmarks/large.toml
 
-Waits for checkpoints of the run, of which two are kept, and measures each by torch, in float32; the
-network before its first step is a checkpoint of the run too after `--steps 0`. The
-first `--documents` of the set are searched, judged ones before others, cut at `--tokens`: a whole
-set takes a large model on a processor an hour. What has been measured is kept as JSON beside the
-page, and not measured again.
+Waits for checkpoints of the run, of which two are kept, and measures each by torch, in bf16 where
+the run has it; the network before its first step is a checkpoint of the run too after `--steps 0`.
+The first `--documents` of the set are searched, judged ones before others, cut at `--tokens`: a
+whole set takes a large model on a processor an hour. What has been measured is kept as JSON beside
+the page, and not measured again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from nexus_vdb.model.batches import text_batches
 from nexus_vdb.model.bundle import load_checkpoint
 from nexus_vdb.model.data import TokenTable
 from nexus_vdb.model.network import NexusModel, count_parameters
+from nexus_vdb.model.precision import autocast
 from nexus_vdb.model.tokenizer import load_tokenizer
 from nexus_vdb.pipelines.evaluate import read_test_set
 from nexus_vdb.types import Floats, QueryBatch
@@ -55,9 +56,10 @@ class Torch:
         table = TokenTable.build(texts, self._tokenizer, max_tokens=self._tokens)
         order = np.argsort(table.lengths, kind="stable")
         back = np.argsort(order)
-        outputs = [self._model(ids, mask) for ids, mask in text_batches(table, order)]
+        with autocast("cpu"):
+            outputs = [self._model(ids, mask) for ids, mask in text_batches(table, order)]
         found = {
-            name: torch.cat([getattr(one, name) for one in outputs]).numpy()[back]
+            name: torch.cat([getattr(one, name) for one in outputs]).float().numpy()[back]
             for name in (*HEADS, "hash_logits")
         }
         logits = found.pop("hash_logits")

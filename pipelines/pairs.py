@@ -1,4 +1,4 @@
-"""The pairs job: documents → pairs of texts to train on, by their titles and their sentences."""
+"""The pairs job: documents → pairs to train on, by their titles, sentences, and what they name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic import Field
 from nexus_vdb.errors import SourceError
 from nexus_vdb.model.cloze import cloze_pairs
 from nexus_vdb.model.data import cut_text, expand, read_rows, reservoir
+from nexus_vdb.model.questions import question_pairs
 from nexus_vdb.pipelines._train_inputs import Bar, Update, no_bar
 from nexus_vdb.settings import Settings
 
@@ -32,6 +33,7 @@ class PairsSettings(Settings):
     text_field: str = "text"
     title_field: str = "title"
     sentences: int = Field(2, ge=0)
+    questions: int = Field(0, ge=0)
     characters: int = Field(1000, ge=100)
     max_pairs: int = Field(200_000, ge=1)
     seed: int = 0
@@ -45,6 +47,7 @@ class Made:
         texts: Rows read.
         titles: Pairs of a title and its text.
         sentences: Pairs of a sentence and what stands around it.
+        questions: Pairs of a question about what a text names and the same in other words.
         without: Texts that gave no pair.
         written: Pairs in the file: all, or a sample of `max_pairs`.
     """
@@ -52,8 +55,14 @@ class Made:
     texts: int = 0
     titles: int = 0
     sentences: int = 0
+    questions: int = 0
     without: int = 0
     written: int = 0
+
+    @property
+    def pairs(self) -> int:
+        """Pairs made, before a sample is drawn."""
+        return self.titles + self.sentences + self.questions
 
 
 def run_pairs(settings: PairsSettings, *, bar: Bar = no_bar) -> Made:
@@ -69,7 +78,7 @@ def run_pairs(settings: PairsSettings, *, bar: Bar = no_bar) -> Made:
     if not pairs:
         raise SourceError(
             f"{maker.made.texts:,} texts gave no pairs",
-            hint="a text needs a title or two sentences at least",
+            hint="a text needs a title or two sentences at least, or --questions",
         )
     order = np.random.default_rng(settings.seed).permutation(len(pairs))
     columns = zip(*(pairs[row] for row in order), strict=True)
@@ -94,7 +103,7 @@ class _Maker:
             self.made.texts += 1
             self.made.without += not found
             if self.made.texts % _TOLD_EVERY == 0:
-                update(self.made.texts, None, f"{self.made.titles + self.made.sentences:,} pairs")
+                update(self.made.texts, None, f"{self.made.pairs:,} pairs")
             source = str(row.get("source", ""))
             yield from ((a, b, source) for a, b in found)
 
@@ -106,7 +115,9 @@ class _Maker:
         self.made.titles += len(pairs)
         cloze = cloze_pairs(text, self._random, count=count, characters=limit)
         self.made.sentences += len(cloze)
-        return pairs + cloze
+        asked = question_pairs(text, self._random, count=self._settings.questions)
+        self.made.questions += len(asked)
+        return pairs + cloze + asked
 
     def _text(self, row: Mapping[str, Any]) -> str:
         name = self._settings.text_field

