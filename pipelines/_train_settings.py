@@ -27,7 +27,7 @@ class TrainSettings(Settings):
 
     Attributes:
         start: Bundle, shipped or a folder, whose weights the run begins with; of the same network
-            and tokenizer. With `refit` its `bag_dim` may be another.
+            and tokenizer. With `refit` its `bag_dim` may be another. Of several, their mean.
         freeze: Parts of the network that are not trained: "blocks", "tokens", "bag.table" …
         stemmer: Snowball language by which pieces are one term to the entity head; "" for none.
         refit: Fit entity bag, gates, fusion and hash anew, though the run has a `start`.
@@ -42,7 +42,7 @@ class TrainSettings(Settings):
     tokenizer: Path
     pairs: list[str]
     out: Path = Path("runs/train")
-    start: str = ""
+    start: str | list[str] = []
     freeze: list[str] = []
     stemmer: str = "english"
     refit: bool = False
@@ -60,3 +60,8 @@ class TrainSettings(Settings):
     text: TextSettings = TextSettings()
     schedule: Schedule = Schedule()
     losses: LossWeights = LossWeights()
+
+    @property
+    def starts(self) -> list[str]:
+        """The bundles to begin with; none for a run from nothing."""
+        return [self.start] * bool(self.start) if isinstance(self.start, str) else self.start

@@ -67,7 +67,7 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
     torch.manual_seed(settings.seed)
     model = NexusModel(config)
     say(f"{count_parameters(model):,} parameters, {len(prepared.batches.a):,} pairs")
-    if settings.start:
+    if settings.starts:
         _load_start(model, settings)
         if prepared.batches.teacher is not None:
             turned = initialize.turned_to(model, prepared.batches)
@@ -151,9 +151,9 @@ def _keep_freed_memory() -> None:
 def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> None:
     """Set what need not be learned: see `nexus_vdb.model.initialize`."""
     batches = prepared.batches
-    if settings.start and not settings.refit:
+    if settings.starts and not settings.refit:
         return
-    if not settings.start:
+    if not settings.starts:
         if prepared.pieces is not None:
             initialize.start_from_pieces(model, prepared.pieces)
         initialize.start_from_counts(model, batches.b)
@@ -171,10 +171,26 @@ def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> No
 
 
 def _load_start(model: NexusModel, settings: TrainSettings) -> None:
-    """Copy the weights of the bundle that the run begins with."""
+    """Copy the weights of the bundle that the run begins with, or the mean of several.
+
+    The mean of runs that went apart from one start keeps most of what each has learned (model
+    soups, Wortsman et al. 2022, arXiv:2203.05482).
+    """
+    weights = model.state_dict()
+    others = [_fitting(name, model, settings).state_dict() for name in settings.starts]
+    mean = {
+        name: torch.stack([other[name] for other in others]).mean(0)
+        for name, value in weights.items()
+        if all(other[name].shape == value.shape for other in others)
+    }
+    model.load_state_dict(weights | mean)
+
+
+def _fitting(name: str, model: NexusModel, settings: TrainSettings) -> NexusModel:
+    """The network of a bundle, if it is like the one that is to be trained."""
     from nexus_vdb.model.unpack import load_bundle  # needs onnx, which training alone does not
 
-    folder = find_bundle(settings.start)
+    folder = find_bundle(name)
     other = load_bundle(folder)
     free = {"dropout", "bag_dim"} if settings.refit else {"dropout"}
     if other.config.model_dump(exclude=free) != model.config.model_dump(exclude=free):
@@ -187,13 +203,7 @@ def _load_start(model: NexusModel, settings: TrainSettings) -> None:
             f"{settings.tokenizer} is another tokenizer than that of {folder}",
             hint=f"--tokenizer {folder / 'tokenizer.model'}",
         )
-    weights = model.state_dict()
-    fitting = {
-        name: value
-        for name, value in other.state_dict().items()
-        if value.shape == weights[name].shape
-    }
-    model.load_state_dict(weights | fitting)
+    return other
 
 
 def _freeze(model: NexusModel, names: Sequence[str]) -> None:

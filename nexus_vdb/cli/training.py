@@ -28,7 +28,10 @@ _OPTIONS = (
     click.option("--network", type=click.Path(path_type=Path), help="JSON of the network."),
     click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.model."),
     click.option(
-        "--start", metavar="NAME|PATH", help="Go on from a bundle, such as nexus-emb-edge."
+        "--start",
+        multiple=True,
+        metavar="NAME|PATH",
+        help="Go on from a bundle, such as nexus-emb-edge; of several, from their mean.",
     ),
     click.option("--pairs", multiple=True, metavar="FILE", help="Parquet or JSONL; may repeat."),
     click.option("--fields", metavar="A,B", help="Fields of a pair.  [a,b; text_a,text_b; …]"),
@@ -68,7 +71,7 @@ def training_settings(config: Path | None, options: dict[str, Any]) -> TrainSett
 
     if config is not None and config.suffix == ".json":  # a network alone: the rest by options
         options["network"], config = config, None
-    for several in ("pairs", "teachers"):
+    for several in ("pairs", "teachers", "start"):
         if several in options:
             options[several] = list(options[several]) or None
     options["fields"] = options["fields"] and options["fields"].split(",")

@@ -103,6 +103,24 @@ def test_a_run_starts_from_a_bundle_and_leaves_frozen_parts(
         assert torch.equal(value, before[name]) == kept or not value.any(), name
 
 
+def test_a_run_starts_from_the_mean_of_bundles(values: dict[str, Any], tmp_path: Path) -> None:
+    """In the same places: what is the run's own, and what each bundle has learned."""
+    weights, bundles = [], []
+    for name, seed in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        own = values | {"out": tmp_path / name / "run", "seed": seed}
+        run_training(make_settings(TrainSettings, own))
+        bundles.append(str(exported(own, "float32")))
+        weights.append(load_bundle(Path(bundles[-1])).state_dict())
+    values |= {"start": bundles, "refit": True, "out": tmp_path / "mean"}
+    values["schedule"] |= {"steps": 0}
+    found = load_checkpoint(run_training(make_settings(TrainSettings, values)))[0].state_dict()
+    for name in ("tokens.weight", "semantic.weight", "blocks.0.down.weight"):
+        first, second = (one[name] for one in weights)
+        assert not torch.equal(first, second)
+        assert torch.allclose(found[name], (first + second) / 2, atol=1e-6)
+
+
 def test_a_teacher_is_turned_to_where_a_trained_network_has_the_same_texts(
     values: dict[str, Any], teacher_folder: Path, tmp_path: Path
 ) -> None:
