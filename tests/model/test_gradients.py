@@ -128,6 +128,8 @@ def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(
 TRAIN = """
 import sys
 from nexus_vdb.cli import run
+from nexus_vdb.model import precision
+precision.has_fast_bf16 = lambda device: False  # bf16 rounds by how a batch is parted
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -158,7 +160,7 @@ def test_two_processes_train_as_one_does(
         assert len(rows) == 8
         losses.append([row["loss"] for row in rows if "loss" in row])
         weights.append(load_file(out / "step-0000006.safetensors"))
-    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     for name, value in weights[0].items():
         if name.startswith(("weights.", "ema.")) and value.norm() > 0.1:
             one, two = value.float().ravel(), weights[1][name].float().ravel()
