@@ -180,8 +180,8 @@ class _Miner:
         return [
             _Found(
                 [
-                    replace(two, score=float(rows[pair.a] @ rows[two.text]))
-                    for two in one.candidates
+                    replace(near, score=float(rows[pair.a] @ rows[near.text]))
+                    for near in one.candidates
                 ],
                 float(rows[pair.a] @ rows[pair.b]),
             )
