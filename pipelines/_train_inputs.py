@@ -17,7 +17,7 @@ from nexus_vdb.errors import ConfigError, SourceError
 from nexus_vdb.model import initialize
 from nexus_vdb.model.batches import Negatives, PairBatches
 from nexus_vdb.model.config import NexusConfig
-from nexus_vdb.model.data import Pair, TokenTable, cut_text, expand, first_of, read_pairs
+from nexus_vdb.model.data import Pair, TokenTable, cut_text, expand, read_pairs, unread
 from nexus_vdb.model.lexicon import Lexicon, term_of_piece
 from nexus_vdb.model.teachers import Teacher, find_teacher
 from nexus_vdb.model.tokenizer import piece_texts
@@ -101,14 +101,14 @@ def _pairs(settings: TrainSettings, say: Say) -> list[Pair]:
         weights=settings.source_weights,
         refuse=lambda reason: refused.update([reason]),
     )
-    kept, more = first_of(islice(found, settings.skip_pairs, None), settings.max_pairs)
-    for pair in kept:
+    rows = islice(found, settings.skip_pairs, None)
+    for pair in islice(rows, settings.max_pairs):
         a = cut_text(pair.a, limit=settings.text.max_chars_a)
         b = cut_text(pair.b, limit=int(np.exp(random.uniform(low, high))))
         cut += (a != pair.a) + (b != pair.b)
         pairs.append(replace(pair, a=a, b=b))
     said = "".join(f"; left out: {count:,} ({reason})" for reason, count in refused.items())
-    say(f"{len(pairs):,} pairs read{more}{said}")
+    say(f"{len(pairs):,} pairs read{unread(rows)}{said}")
     if cut:
         most = f"{settings.text.max_chars_a} and {settings.text.max_chars_b}"
         say(f"{cut:,} of {2 * len(pairs):,} texts are cut, to at most {most} characters")

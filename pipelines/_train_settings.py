@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from nexus_vdb.model.schedule import LossWeights, Schedule
 from nexus_vdb.settings import Settings
 
 __all__ = ["TextSettings", "TrainSettings"]
+
+
+def _listed(value: Any) -> Any:
+    """One name is a list of one; "" is none."""
+    if isinstance(value, str):
+        return [value] if value else []
+    return value
 
 
 class TextSettings(Settings):
@@ -42,7 +50,7 @@ class TrainSettings(Settings):
     tokenizer: Path
     pairs: list[str]
     out: Path = Path("runs/train")
-    start: str | list[str] = []
+    start: Annotated[list[str], BeforeValidator(_listed)] = []
     freeze: list[str] = []
     stemmer: str = "english"
     refit: bool = False
@@ -50,7 +58,7 @@ class TrainSettings(Settings):
     fields: list[str] = []
     source_weights: dict[str, float] = {}
     skip_pairs: int = Field(0, ge=0)
-    max_pairs: int = 200_000
+    max_pairs: int = Field(200_000, ge=1)
     holdout: int = Field(2000, ge=20)
     teachers: list[str] = []
     teacher_cache: Path | None = None
@@ -60,8 +68,3 @@ class TrainSettings(Settings):
     text: TextSettings = TextSettings()
     schedule: Schedule = Schedule()
     losses: LossWeights = LossWeights()
-
-    @property
-    def starts(self) -> list[str]:
-        """The bundles to begin with; none for a run from nothing."""
-        return [self.start] * bool(self.start) if isinstance(self.start, str) else self.start

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nexus_vdb.chunking import chunk_id
 from nexus_vdb.collection import Collection
 from nexus_vdb.errors import SourceError
 from nexus_vdb.given import GivenSource, as_documents
-from nexus_vdb.model.data import Pair, expand, first_of, read_pairs
+from nexus_vdb.model.data import Pair, expand, read_pairs, unread
 from nexus_vdb.model.mining import Candidate, Tally, choose_negatives
 from nexus_vdb.model.teachers import Teacher, find_teacher
 from nexus_vdb.pipelines.ingest import ingest, make_ingest
@@ -88,8 +89,8 @@ def run_mining(settings: MineSettings, *, say: Say = lambda line: None, bar: Bar
 def _pairs(settings: MineSettings, say: Say) -> list[Pair]:
     paths = expand(settings.pairs)
     rows = read_pairs(paths, fields=settings.fields, weights=settings.source_weights)
-    found, more = first_of(rows, settings.max_pairs)
-    say(f"{len(found):,} pairs read{more}")
+    found = list(islice(rows, settings.max_pairs))
+    say(f"{len(found):,} pairs read{unread(rows)}")
     if not found:
         raise SourceError("no pairs to mine", hint="give files with pairs of texts")
     return found

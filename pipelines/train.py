@@ -67,7 +67,7 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
     torch.manual_seed(settings.seed)
     model = NexusModel(config)
     say(f"{count_parameters(model):,} parameters, {len(prepared.batches.a):,} pairs")
-    if settings.starts:
+    if settings.start:
         _load_start(model, settings)
         if prepared.batches.teacher is not None:
             turned = initialize.turned_to(model, prepared.batches)
@@ -151,9 +151,9 @@ def _keep_freed_memory() -> None:
 def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> None:
     """Set what need not be learned: see `nexus_vdb.model.initialize`."""
     batches = prepared.batches
-    if settings.starts and not settings.refit:
+    if settings.start and not settings.refit:
         return
-    if not settings.starts:
+    if not settings.start:
         if prepared.pieces is not None:
             initialize.start_from_pieces(model, prepared.pieces)
         initialize.start_from_counts(model, batches.b)
@@ -177,7 +177,7 @@ def _load_start(model: NexusModel, settings: TrainSettings) -> None:
     soups, Wortsman et al. 2022, arXiv:2203.05482).
     """
     weights = model.state_dict()
-    others = [_fitting(name, model, settings).state_dict() for name in settings.starts]
+    others = [_fitting(name, model, settings).state_dict() for name in settings.start]
     mean = {
         name: torch.stack([other[name] for other in others]).mean(0)
         for name, value in weights.items()

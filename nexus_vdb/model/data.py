@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,11 +25,11 @@ __all__ = [
     "TokenTable",
     "cut_text",
     "expand",
-    "first_of",
     "read_pairs",
     "read_rows",
     "read_texts",
     "reservoir",
+    "unread",
 ]
 
 _T = TypeVar("_T")
@@ -129,11 +128,9 @@ def reservoir(items: Iterable[_T], size: int, *, seed: int = 0) -> list[_T]:
     return kept
 
 
-def first_of(items: Iterable[_T], size: int) -> tuple[list[_T], str]:
-    """At most `size` items from the start, and words to say so where more would follow."""
-    left = iter(items)
-    kept = list(islice(left, size))
-    return kept, ", more are left unread" if any(True for _ in left) else ""
+def unread(rows: Iterator[object]) -> str:
+    """Words that say so where rows are left; takes one of them."""
+    return "" if next(rows, None) is None else ", more are left unread"
 
 
 def read_pairs(
