@@ -1,4 +1,4 @@
-"""The pairs job: documents → pairs to train on, by their titles, sentences, and what they name."""
+"""The pairs job: documents → pairs by their titles, names, sentences, and what they speak of."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic import Field
 from nexus_vdb.errors import SourceError
 from nexus_vdb.model.cloze import cloze_pairs
 from nexus_vdb.model.data import cut_text, expand, read_rows, reservoir
+from nexus_vdb.model.names import name_pairs
 from nexus_vdb.model.questions import question_pairs
 from nexus_vdb.pipelines._train_inputs import Bar, Update, no_bar
 from nexus_vdb.settings import Settings
@@ -32,6 +33,7 @@ class PairsSettings(Settings):
     out: Path = Path("runs/pairs.parquet")
     text_field: str = "text"
     title_field: str = "title"
+    names_field: str = ""
     sentences: int = Field(2, ge=0)
     questions: int = Field(0, ge=0)
     characters: int = Field(1000, ge=100)
@@ -46,6 +48,7 @@ class Made:
     Attributes:
         texts: Rows read.
         titles: Pairs of a title and its text.
+        names: Pairs of two names of a thing, or of a name and the text.
         sentences: Pairs of a sentence and what stands around it.
         questions: Pairs of a question about what a text names and the same in other words.
         without: Texts that gave no pair.
@@ -54,6 +57,7 @@ class Made:
 
     texts: int = 0
     titles: int = 0
+    names: int = 0
     sentences: int = 0
     questions: int = 0
     without: int = 0
@@ -62,7 +66,7 @@ class Made:
     @property
     def pairs(self) -> int:
         """Pairs made, before a sample is drawn."""
-        return self.titles + self.sentences + self.questions
+        return self.titles + self.names + self.sentences + self.questions
 
 
 def run_pairs(settings: PairsSettings, *, bar: Bar = no_bar) -> Made:
@@ -78,7 +82,7 @@ def run_pairs(settings: PairsSettings, *, bar: Bar = no_bar) -> Made:
     if not pairs:
         raise SourceError(
             f"{maker.made.texts:,} texts gave no pairs",
-            hint="a text needs a title or two sentences at least, or --questions",
+            hint="a text needs a title, names, or two sentences at least, or --questions",
         )
     order = np.random.default_rng(settings.seed).permutation(len(pairs))
     columns = zip(*(pairs[row] for row in order), strict=True)
@@ -113,11 +117,13 @@ class _Maker:
         limit, count = self._settings.characters, self._settings.sentences
         pairs = [(str(title), cut_text(text, limit=limit))] if titled else []
         self.made.titles += len(pairs)
+        named = name_pairs(_texts(row.get(self._settings.names_field)), text, self._random)
+        self.made.names += len(named)
         cloze = cloze_pairs(text, self._random, count=count, characters=limit)
         self.made.sentences += len(cloze)
         asked = question_pairs(text, self._random, count=self._settings.questions)
         self.made.questions += len(asked)
-        return pairs + cloze + asked
+        return pairs + named + cloze + asked
 
     def _text(self, row: Mapping[str, Any]) -> str:
         name = self._settings.text_field
@@ -128,3 +134,9 @@ class _Maker:
             )
         text = row.get(name)
         return text if isinstance(text, str) else ""
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a list; none where it is something else."""
+    listed = value if isinstance(value, list) else []
+    return [one for one in listed if isinstance(one, str)]

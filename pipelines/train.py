@@ -151,6 +151,8 @@ def _keep_freed_memory() -> None:
 def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> None:
     """Set what need not be learned: see `nexus_vdb.model.initialize`."""
     batches = prepared.batches
+    if model.bigrams is not None and not model.bigrams.started:
+        model.bigrams.start([batches.a, batches.b])
     if settings.start and not settings.refit:
         return
     if not settings.start:
@@ -178,10 +180,16 @@ def _load_start(model: NexusModel, settings: TrainSettings) -> None:
     """
     weights = model.state_dict()
     others = [_fitting(name, model, settings).state_dict() for name in settings.start]
+    kept = [other.get("bigrams.keys", torch.empty(0)) for other in others]
+    if not all(torch.equal(kept[0], keys) for keys in kept):
+        raise ConfigError(
+            "the bundles of start have vectors for other pairs of pieces, and no mean",
+            hint="average what came of one start",
+        )
     mean = {
-        name: torch.stack([other[name] for other in others]).mean(0)
+        name: torch.stack([other[name] for other in others]).double().mean(0).to(value.dtype)
         for name, value in weights.items()
-        if all(other[name].shape == value.shape for other in others)
+        if all(name in other and other[name].shape == value.shape for other in others)
     }
     model.load_state_dict(weights | mean)
 
@@ -193,6 +201,8 @@ def _fitting(name: str, model: NexusModel, settings: TrainSettings) -> NexusMode
     folder = find_bundle(name)
     other = load_bundle(folder)
     free = {"dropout", "bag_dim"} if settings.refit else {"dropout"}
+    if not other.config.bigrams:
+        free.add("bigrams")  # a network may grow by them: they start at zero
     if other.config.model_dump(exclude=free) != model.config.model_dump(exclude=free):
         raise ConfigError(
             f"{settings.network} is another network than that of {folder}",

@@ -46,6 +46,7 @@ ADAPTERS = {"haystack", "langchain"}
 JOBS = {
     "cloze.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "questions.toml": "nexus_vdb.pipelines.train:TrainSettings",
+    "names.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "continue.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "distill.toml": "nexus_vdb.pipelines.train:TrainSettings",
     "refit.toml": "nexus_vdb.pipelines.train:TrainSettings",

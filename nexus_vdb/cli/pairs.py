@@ -27,6 +27,7 @@ __all__ = ["command"]
 @click.option("--out", type=click.Path(path_type=Path), help="[runs/pairs.parquet]")
 @click.option("--text-field", metavar="NAME", help="Field with the text.  [text]")
 @click.option("--title-field", metavar="NAME", help="Field with its title, if any.  [title]")
+@click.option("--names-field", metavar="NAME", help="Field with a list of its names.  [none]")
 @click.option("--sentences", type=int, metavar="N", help="Sentences taken of each text.  [2]")
 @click.option("--questions", type=int, metavar="N", help="Made about each text, English.  [0]")
 @click.option("--characters", type=int, metavar="N", help="Of a partner, about.  [1000]")
@@ -38,8 +39,10 @@ def command(*, config: Path | None, as_json: bool, **options: Any) -> None:
     """Make pairs to train on of documents that have no partner, from text, JSONL or Parquet.
 
     A title belongs to its text, and a sentence to what stands around it (inverse cloze task). So a
-    corpus alone is enough to train on. Questions about the actions and things that a text names,
-    each in two shapes, teach a model what people ask; they need a teacher beside them.
+    corpus alone is enough to train on. Entries of a glossary or an ontology, each with a list of
+    names and a definition as its text, teach the words of a field. Questions about the actions and
+    things that a text names, each in two shapes, teach a model what people ask; they need a teacher
+    beside them.
     """
     from nexus_vdb.pipelines.pairs import PairsSettings, run_pairs
     from nexus_vdb.settings import load_settings
@@ -52,7 +55,7 @@ def command(*, config: Path | None, as_json: bool, **options: Any) -> None:
         return
     click.echo(
         f"{made.written:,} pairs of {made.texts:,} texts: {made.titles:,} by title, "
-        f"{made.sentences:,} by sentence, {made.questions:,} questions; "
+        f"{made.names:,} by name, {made.sentences:,} by sentence, {made.questions:,} questions; "
         f"{made.without:,} texts gave none"
     )
     click.echo(settings.out)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nexus_vdb.errors import ConfigError, ModelError
 from nexus_vdb.model.config import NexusConfig
+from nexus_vdb.model.optimizer import Optimizer
 
 __all__ = ["latest_checkpoint", "restore", "save"]
 
@@ -27,7 +28,7 @@ def save(
     folder: Path,
     step: int,
     trained: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     *,
     ema: dict[str, Tensor],
     config: str,
@@ -44,7 +45,7 @@ def save(
     """
     tensors = {f"weights.{name}": value for name, value in trained.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
-    for index, state in optimizer.state_dict()["state"].items():
+    for index, state in optimizer.state().items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     tensors["rng"] = torch.get_rng_state()
     path = folder / f"step-{step:07d}.safetensors"
@@ -65,7 +66,7 @@ def save(
 def restore(
     folder: Path,
     trained: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     *,
     ema: dict[str, Tensor],
     config: str,
@@ -100,8 +101,7 @@ def restore(
     for name, value in _under("optimizer.", tensors).items():
         index, _, key = name.partition(".")
         states.setdefault(int(index), {})[key] = value
-    layout = optimizer.state_dict()
-    optimizer.load_state_dict({"state": states, "param_groups": layout["param_groups"]})
+    optimizer.load_state(states)
     torch.set_rng_state(tensors["rng"])
     return int(metadata["step"])
 

@@ -16,6 +16,7 @@ class NexusConfig(BaseModel):
     """Sizes and switches; the defaults are the published 240M settings.
 
     Attributes:
+        bigrams: Frequent pairs of pieces that have vectors of their own; 0 for none.
         bag_dim: Numbers that names are kept in; the entity head gives the first `entity_dim` of
             them, the fused vector is made of all.
         entity_bag: Whether the entity head reads the pieces themselves, beside the pooled state.
@@ -35,6 +36,7 @@ class NexusConfig(BaseModel):
     rope: bool = False
     rope_theta: float = 10_000.0
     flash_attention: bool = False
+    bigrams: int = Field(0, ge=0)
     n_topics: int = Field(16, ge=1)
     semantic_dim: int = 512
     entity_dim: int = 256

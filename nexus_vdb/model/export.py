@@ -106,11 +106,13 @@ def export_onnx(model: NexusModel, path: Path, *, int8_tables: bool = False) -> 
     Args:
         model: On the CPU; with `int8_tables` its tables are replaced.
         path: The file to write.
-        int8_tables: Keep the two wide tables in int8, row by row; in bits where they are signs.
+        int8_tables: Keep the wide tables in int8, row by row; in bits where they are signs.
     """
     model.eval()
     if int8_tables:
         model.tokens = _small_table(model.tokens)  # type: ignore[assignment]
+        if model.bigrams is not None:
+            model.bigrams.table = _small_table(model.bigrams.table)  # type: ignore[assignment]
         if model.bag is not None:
             model.bag.table = _small_table(model.bag.table)  # type: ignore[assignment]
     ids = torch.ones(2, 7, dtype=torch.int64)

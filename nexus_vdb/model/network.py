@@ -10,6 +10,7 @@
 Choices:
 - Pre-norm, RMSNorm (Zhang & Sennrich 2019), SwiGLU (Shazeer 2020), no biases in the blocks.
 - Output projections of the blocks start at zero, so that step 0 is the static bag of token vectors.
+- With `bigrams`, frequent pairs of pieces add vectors of their own to those of their second piece.
 - Learned positions, or rotary ones (Su et al. 2021) with `rope`.
 - Padding is masked in attention, in both poolings and in the term counts.
 - `entity_bag`, `nsa` and `hash_residual` leave a part out, to measure what it is worth.
@@ -27,6 +28,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nexus_vdb.model.bigrams import Bigrams
 from nexus_vdb.model.config import NexusConfig
 from nexus_vdb.model.tokenizer import PAD_ID
 
@@ -180,6 +182,7 @@ class NexusModel(nn.Module):
         d = config.d_model
         heads_dim = config.semantic_dim + config.bag_dim
         self.tokens = nn.Embedding(config.vocab_size, d, padding_idx=PAD_ID)
+        self.bigrams = Bigrams(config.bigrams, d) if config.bigrams else None
         self.positions = None if config.rope else nn.Embedding(config.max_seq_len, d)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
@@ -209,6 +212,8 @@ class NexusModel(nn.Module):
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token states `[B, T, d]` of ids and mask `[B, T]`."""
         x: Tensor = self.tokens(ids)
+        if self.bigrams is not None:
+            x = x + self.bigrams(ids)
         if self.positions is not None:
             x = x + self.positions(torch.arange(ids.shape[1], device=ids.device))
         x = self.dropout(x)

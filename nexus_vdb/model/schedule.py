@@ -36,6 +36,7 @@ class Schedule(BaseModel):
             price of a second forward pass, and change nothing else (gradient caching).
         hard_negatives: Mined negatives drawn for each pair, where there are any.
         ema: Decay of the running mean of the weights, which is what is exported; 0 for none.
+        optimizer: "adamw", or "muon" for the matrices of the blocks and AdamW for all else.
         learning_rate: At its highest, for a network of the shipped size; matrices of a wider or
             deeper one take a share of it.
         compile: Compile the network with `torch.compile`: pays on a GPU, and on a CPU with bf16 in
@@ -53,6 +54,7 @@ class Schedule(BaseModel):
     hard_negatives: int = Field(2, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
     compile: bool = False
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(1.5e-3, gt=0)
     warmup: int = Field(50, ge=0)
     decay: Literal["linear", "cosine", "wsd"] = "linear"

@@ -16,15 +16,13 @@ from torch import Tensor, nn
 from nexus_vdb.errors import ConfigError, ModelError
 from nexus_vdb.model.batches import PairBatches
 from nexus_vdb.model.checkpoints import latest_checkpoint, restore, save
-from nexus_vdb.model.config import NexusConfig
 from nexus_vdb.model.gradients import Ranks, backward
 from nexus_vdb.model.network import NexusModel
 from nexus_vdb.model.objective import Objective
+from nexus_vdb.model.optimizer import make_optimizer
 from nexus_vdb.model.schedule import LossWeights, Schedule
 
 __all__ = ["train"]
-
-_WIDTH, _BLOCKS = 256, 4  # of the network that learning rates are given for
 
 Report = Callable[[int, dict[str, float]], None]
 Validate = Callable[[NexusModel], dict[str, float]]
@@ -110,7 +108,7 @@ class _Run:
         self._network = torch.compile(model, dynamic=True) if schedule.compile else model
         self._objective = Objective(weights, schedule, model.config.matryoshka_dims).to(device)
         self._trained = nn.ModuleDict({"model": model, "objective": self._objective})
-        self._optimizer = _optimizer(self._trained, schedule, share=_matrix_share(model.config))
+        self._optimizer = make_optimizer(model, self._objective, schedule)
         self._ema = _copies(model) if schedule.ema else {}
         self._batches, self._schedule = batches, schedule
         self._folder, self._device = folder, device
@@ -128,7 +126,7 @@ class _Run:
         schedule = self._schedule
         for group in self._optimizer.param_groups:
             group["lr"] = schedule.rate(step) * group["share"]
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         sums: dict[str, float] = {}
         for micro in range(schedule.accumulate):
             number = step * schedule.accumulate + micro
@@ -201,25 +199,3 @@ def _copies(model: nn.Module) -> dict[str, Tensor]:
 def _load(model: nn.Module, values: dict[str, Tensor]) -> None:
     for name, value in values.items():
         model.get_parameter(name).copy_(value)
-
-
-def _optimizer(trained: nn.Module, schedule: Schedule, *, share: float) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices of the blocks and heads, not on tables, norms and biases."""
-    tables = {id(m.weight) for m in trained.modules() if isinstance(m, nn.Embedding)}
-    trainable = [p for p in trained.parameters() if p.requires_grad]
-    decayed = [p for p in trainable if p.ndim > 1 and id(p) not in tables]
-    others = [p for p in trainable if p.ndim < 2 or id(p) in tables]
-    groups = [
-        {"params": decayed, "weight_decay": schedule.weight_decay, "share": share},
-        {"params": others, "weight_decay": 0.0, "share": 1.0},
-    ]
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98), fused=True)
-
-
-def _matrix_share(config: NexusConfig) -> float:
-    """Of the learning rate, for matrices: less in a network larger than the shipped one.
-
-    AdamW changes each weight alike, so what a matrix puts out changes with its width (Yang et al.
-    2022), and all blocks add up.
-    """
-    return min(1.0, _WIDTH / config.d_model * math.sqrt(_BLOCKS / config.n_layers))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,12 @@ def _fill(model: NexusModel, graph: onnx.GraphProto) -> None:
     for name, value in zip(products, matrices[: len(products)], strict=True):
         _copy(rest.pop(name), value if name == "pooling.queries" else value.T)
     tables = [name for name in rest if model.get_parameter(name).ndim == 2]
-    for name, value in zip(tables, _tables(graph, constants), strict=True):
+    of_pieces, of_pairs = _looked_up(graph, constants)
+    tables.sort(key=lambda name: name == "bigrams.table.weight")
+    for name, value in zip(tables, _tables([*of_pieces, *of_pairs[1:]]), strict=True):
         _copy(rest.pop(name), value)
+    if model.bigrams is not None:
+        model.bigrams.keys.copy_(torch.from_numpy(np.array(of_pairs[0])))
     if "bag.log_k1" in rest:
         _copy(rest.pop("bag.log_k1"), np.log(_saturation(graph, constants) - 1))
     if rest:
@@ -93,13 +97,28 @@ def _constants(graph: onnx.GraphProto) -> dict[str, Array]:
     return found
 
 
-def _tables(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> Iterator[Array]:
-    """Tables in the order of the look-ups: signs of bits, or int8 times the scales of its rows."""
-    parts = (
-        constants[node.input[0]]
+def _looked_up(
+    graph: onnx.GraphProto, constants: Mapping[str, Array]
+) -> tuple[list[Array], list[Array]]:
+    """What is looked up by pieces, and by pairs of them, each in its order.
+
+    Of the latter the first is the only one of whole numbers: the pairs that the slots belong to.
+    """
+    found = [
+        (node.input[1], constants[node.input[0]])
         for node in graph.node
         if node.op_type == "GatherND" and node.input[0] in constants
+    ]
+    slots = next((index for index, rows in found if rows.dtype == np.int64), "")
+    return (
+        [rows for index, rows in found if index != slots],
+        [rows for index, rows in found if index == slots],
     )
+
+
+def _tables(found: Iterable[Array]) -> Iterator[Array]:
+    """Tables of what is looked up: signs of bits, or int8 times the scales of its rows."""
+    parts = iter(found)
     for rows in parts:
         if rows.dtype == np.uint8:
             yield 2.0 * np.unpackbits(rows, axis=1, bitorder="little") - 1

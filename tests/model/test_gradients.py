@@ -171,12 +171,13 @@ def test_the_running_mean_is_what_is_exported(tmp_path: Path) -> None:
     from nexus_vdb.model.bundle import load_checkpoint
     from nexus_vdb.model.checkpoints import save
     from nexus_vdb.model.config import NexusConfig
+    from nexus_vdb.model.optimizer import Optimizer
 
     config = NexusConfig(vocab_size=300, d_model=8, n_layers=0, n_heads=1, d_ff=8, max_seq_len=8)
     model = NexusModel(config)
     trained = torch.nn.ModuleDict({"model": model})
     mean = {"fuse.weight": model.fuse.weight.detach() + 1}
-    optimizer = torch.optim.AdamW(trained.parameters())
+    optimizer = Optimizer(torch.optim.AdamW(trained.parameters()))
     path = save(tmp_path, 3, trained, optimizer, ema=mean, config=config.model_dump_json())
     loaded, step = load_checkpoint(path)
     assert step == 3

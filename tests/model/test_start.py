@@ -41,6 +41,13 @@ def values(
     }
 
 
+def with_bigrams(network_file: Path, count: int) -> Path:
+    """The same network with vectors for so many pairs of pieces."""
+    path = network_file.with_name(f"bigrams-{count}.json")
+    path.write_text(json.dumps({**json.loads(network_file.read_text()), "bigrams": count}))
+    return path
+
+
 def exported(values: dict[str, Any], precision: str) -> Path:
     bundle = Path(values["out"]).with_name("bundle")
     settings = {
@@ -57,15 +64,44 @@ def exported(values: dict[str, Any], precision: str) -> Path:
 @pytest.mark.parametrize(
     ("precision", "largest"), [("float32", 1e-6), ("float16", 1e-3), ("int8", 0.03)]
 )
+@pytest.mark.parametrize("bigrams", [0, 200])
 def test_a_bundle_gives_its_weights_back(
-    values: dict[str, Any], precision: str, largest: float
+    values: dict[str, Any], network_file: Path, precision: str, largest: float, bigrams: int
 ) -> None:
+    values["network"] = with_bigrams(network_file, bigrams)
     trained, _ = load_checkpoint(run_training(make_settings(TrainSettings, values)))
     found = load_bundle(exported(values, precision)).state_dict()
     for name, wanted in trained.state_dict().items():
         if name != "hash_residual.bias":  # the export moves it to the medians
             scale = float(wanted.abs().max()) or 1.0
             assert float((found[name] - wanted).abs().max()) <= largest * scale, name
+
+
+def test_a_network_grows_by_vectors_for_pairs_of_pieces(
+    values: dict[str, Any], network_file: Path, tmp_path: Path
+) -> None:
+    run_training(make_settings(TrainSettings, values))
+    small = exported(values, "float32").rename(tmp_path / "small")
+    wider = {"network": with_bigrams(network_file, 200), "out": tmp_path / "grown", "seed": 3}
+    values |= wider | {"start": str(small)}
+    values["schedule"] |= {"steps": 0}
+    model, _ = load_checkpoint(run_training(make_settings(TrainSettings, values)))
+    assert model.bigrams is not None
+    assert model.bigrams.started
+    ids = torch.randint(5, 600, (4, 9))
+    with torch.no_grad():
+        before, after = (one(ids, torch.ones_like(ids)) for one in (load_bundle(small), model))
+    assert torch.allclose(before.embedding, after.embedding, atol=1e-6)
+    grown = exported(values, "float32")
+    values["out"] = tmp_path / "mean"
+    with pytest.raises(ConfigError, match="other pairs of pieces"):
+        run_training(make_settings(TrainSettings, values | {"start": [str(small), str(grown)]}))
+    values["schedule"] |= {"steps": 6, "optimizer": "muon"}
+    values |= {"start": [str(grown), str(grown)], "out": tmp_path / "on"}
+    trained, _ = load_checkpoint(run_training(make_settings(TrainSettings, values)))
+    assert trained.bigrams is not None
+    assert torch.equal(trained.bigrams.keys, model.bigrams.keys)
+    assert trained.bigrams.table.weight.any()
 
 
 def test_the_shipped_bundle_can_be_trained_on() -> None:

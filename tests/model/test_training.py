@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from nexus_vdb.encoder import load_encoder
 from nexus_vdb.errors import ConfigError, ModelError, SourceError
-from nexus_vdb.model import trainer
+from nexus_vdb.model import optimizer
 from nexus_vdb.model.bundle import load_checkpoint
 from nexus_vdb.model.schedule import Schedule
 from nexus_vdb.pipelines.distill import run_distillation
@@ -51,7 +51,9 @@ def test_training_learns_what_partners_share(values: Any) -> None:
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
 
 
-def test_a_killed_run_resumes_bit_for_bit(values: Any) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_resumes_bit_for_bit(values: Any, optimizer: str) -> None:
+    values["schedule"] |= {"optimizer": optimizer}
     whole = load_file(run_training(settings(values)))
     checkpoints = sorted(values["out"].glob("step-*"))
     assert [path.stem for path in checkpoints] == ["step-0000030", "step-0000040"]
@@ -110,6 +112,39 @@ def test_a_misspelt_setting_names_the_key(values: Any) -> None:
         settings(values, learning_rat=1)
 
 
+def test_muon_changes_matrices_of_the_blocks_in_all_directions_alike(values: Any) -> None:
+    """The others as AdamW does; where a torch has none, the error says what to do."""
+    found = {}
+    for name in ("adamw", "muon"):
+        values["out"] = values["out"].with_name(name)
+        before = load_file(run_training(settings(values | {"out": values["out"] / "0"}, steps=0)))
+        run = settings(values | {"out": values["out"] / "1"}, steps=1, optimizer=name)
+        after = load_file(run_training(run))
+        found[name] = {key: after[key] - before[key] for key in before if key.startswith("weights")}
+    down = {name: moved["weights.model.blocks.0.down.weight"] for name, moved in found.items()}
+    spread = {name: torch.linalg.svdvals(moved) for name, moved in down.items()}
+    assert spread["adamw"][0] > 5 * spread["adamw"].median()
+    assert spread["muon"][0] < 2 * spread["muon"].median()
+    for name in ("semantic", "tokens"):
+        first, second = (moved[f"weights.model.{name}.weight"] for moved in found.values())
+        torch.testing.assert_close(first, second)
+
+
+def test_a_torch_without_muon_is_told(values: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ConfigError, match=r"no Muon.*\n?.*") as caught:
+        run_training(settings(values, optimizer="muon"))
+    assert "adamw" in str(caught.value.hint)
+
+
+def test_a_network_without_blocks_can_be_trained(values: Any, network_file: Path) -> None:
+    flat = network_file.with_name("flat.json")
+    flat.write_text(network_file.read_text().replace('"n_layers": 1', '"n_layers": 0'))
+    values["network"] = flat
+    run_training(settings(values, steps=10, optimizer="muon"))
+    assert np.isfinite(metrics(values["out"])[-1]["mrr_768"])
+
+
 def test_learning_rates() -> None:
     linear = Schedule(steps=110, warmup=10, learning_rate=1.0)
     assert [linear.rate(step) for step in (0, 9, 10, 60)] == pytest.approx([0.1, 1.0, 1.0, 0.5])
@@ -122,11 +157,11 @@ def test_learning_rates() -> None:
 def test_matrices_of_a_larger_network_change_less(
     values: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "_BLOCKS", 1)
+    monkeypatch.setattr(optimizer, "_BLOCKS", 1)
 
     def moved(width: int) -> dict[str, float]:
         """The mean change of some weights of the network, 64 wide, in its first step."""
-        monkeypatch.setattr(trainer, "_WIDTH", width)
+        monkeypatch.setattr(optimizer, "_WIDTH", width)
         out = tmp_path / str(width)
         before = load_file(run_training(settings(values | {"out": out / "before"}, steps=0)))
         after = load_file(run_training(settings(values | {"out": out / "after"}, steps=1)))

@@ -38,6 +38,7 @@ def test_titles_and_sentences_of_a_corpus(
     assert told == {
         "texts": 20,
         "titles": 20,
+        "names": 0,
         "sentences": 40,
         "questions": 0,
         "without": 0,
@@ -59,11 +60,36 @@ def test_questions_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     options = ["--title-field", "", "--sentences", "0", "--questions", "3"]
     assert run(["pairs", str(corpus), *options, "--out", str(out)]) == 0
     pairs = list(read_pairs([out]))
-    said = f"{len(pairs)} pairs of 20 texts: 0 by title, 0 by sentence, {len(pairs)} questions; 0 "
+    said = f"{len(pairs)} pairs of 20 texts: 0 by title, 0 by name, 0 by sentence, {len(pairs)} q"
     assert capsys.readouterr().out.startswith(said)
     assert len(pairs) >= 20
     for pair in pairs:
         assert any(thing in pair.a and thing in pair.b for thing in ("old trees", "flower"))
+
+
+def test_names_of_a_glossary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [
+        {"called": ["fern", "bracken"], "text": "A plant without flowers."},
+        {"called": "moss", "text": "No list."},
+        {"called": ["reed", 7, None], "text": ""},
+        {"called": ["rush", "Juncus"]},
+    ]
+    glossary, out = tmp_path / "glossary.jsonl", tmp_path / "pairs.parquet"
+    glossary.write_text("\n".join(map(json.dumps, entries)), encoding="utf-8")
+    options = ["--names-field", "called", "--out", str(out), "--json"]
+    assert run(["pairs", str(glossary), *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["texts"], told["without"], told["titles"]) == (4, 2, 0)
+    sides = {frozenset((pair.a, pair.b)) for pair in read_pairs([out])}
+    assert sides == {
+        frozenset(pair)
+        for pair in (
+            ("fern", "A plant without flowers."),
+            ("bracken", "A plant without flowers."),
+            ("fern", "bracken"),
+            ("rush", "Juncus"),
+        )
+    }
 
 
 def test_the_same_seed_gives_the_same_sample(tmp_path: Path) -> None:
@@ -87,7 +113,9 @@ def test_lines_of_plain_text(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     out = tmp_path / "pairs.parquet"
     assert run(["pairs", str(text), "--out", str(out)]) == 0
-    assert capsys.readouterr().out.startswith("2 pairs of 2 texts: 0 by title, 2 by sentence, 0 ")
+    assert capsys.readouterr().out.startswith(
+        "2 pairs of 2 texts: 0 by title, 0 by name, 2 by sentence, 0 "
+    )
 
 
 @pytest.mark.parametrize(
