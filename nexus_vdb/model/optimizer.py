@@ -73,29 +73,38 @@ def make_optimizer(model: NexusModel, objective: nn.Module, schedule: Schedule) 
     Raises:
         ConfigError: this torch has no Muon.
     """
-    trained = nn.ModuleDict({"model": model, "objective": objective})
-    tables = {id(m.weight) for m in trained.modules() if isinstance(m, nn.Embedding)}
-    bigrams = model.bigrams.parameters() if model.bigrams is not None else ()
-    sparse = [p for p in bigrams if p.requires_grad]
-    taken = {id(p) for p in sparse}
-    others = [p for p in trained.parameters() if p.requires_grad and id(p) not in taken]
-    matrices = [p for p in others if p.ndim > 1 and id(p) not in tables]
-    rest = [p for p in others if p.ndim < 2 or id(p) in tables]
+    kinds = _kinds(model, objective)
     share, parts = _matrix_share(model.config), []
-    if schedule.optimizer == "muon":
-        inner = {id(p) for p in model.blocks.parameters() if p.ndim > 1}
-        orthogonal = [p for p in matrices if id(p) in inner]
-        matrices = [p for p in matrices if id(p) not in inner]
-        if orthogonal:
-            parts.append(_muon([{"params": orthogonal, "share": share}], schedule))
+    if schedule.optimizer == "muon" and kinds["blocks"]:
+        parts.append(_muon([{"params": kinds.pop("blocks"), "share": share}], schedule))
+    matrices = kinds.get("blocks", []) + kinds["matrices"]
     groups = [
         {"params": matrices, "weight_decay": schedule.weight_decay, "share": share},
-        {"params": rest, "weight_decay": 0.0, "share": 1.0},
-        {"params": sparse, "weight_decay": 0.0, "share": _BIGRAMS},
+        {"params": kinds["others"], "weight_decay": 0.0, "share": 1.0},
+        {"params": kinds["bigrams"], "weight_decay": 0.0, "share": _BIGRAMS},
     ]
     rate = schedule.learning_rate
     parts.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True))
     return Optimizer(*parts)
+
+
+def _kinds(model: NexusModel, objective: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """What is trained: matrices of the blocks, other matrices, vectors of pairs, all else."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    kinds: dict[str, list[nn.Parameter]] = {
+        name: [] for name in ("blocks", "matrices", "bigrams", "others")
+    }
+    for name, parameter in [*model.named_parameters(), *objective.named_parameters()]:
+        if not parameter.requires_grad:
+            continue
+        part = name.partition(".")[0]
+        if part == "bigrams":
+            kinds[part].append(parameter)
+        elif parameter.ndim < 2 or id(parameter) in tables:
+            kinds["others"].append(parameter)
+        else:
+            kinds["blocks" if part == "blocks" else "matrices"].append(parameter)
+    return kinds
 
 
 def _muon(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
