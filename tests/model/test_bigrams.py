@@ -16,7 +16,7 @@ def table(*texts: list[int]) -> TokenTable:
 
 def found(bigrams: Bigrams, *ids: int) -> list[bool]:
     with torch.no_grad():
-        return bigrams(torch.tensor([ids])).any(-1)[0].tolist()
+        return [bool(one) for one in bigrams(torch.tensor([ids])).any(-1)[0]]
 
 
 def test_pairs_within_texts_have_vectors() -> None:
