@@ -1,4 +1,4 @@
-"""What each part of the model is worth: it is trained without it, on the same data and steps.
+"""What each part of the model is worth: trained without it, or with it, on the same data and steps.
 
     nexus-vdb tokenizer --config configs/tokenizer.toml
     python benchmarks/model.py run runs/ablation --tokenizer runs/edge/tokenizer.model \
@@ -41,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Variant:
-    """The full model but for some settings.
+    """The full model but for some settings: that of `small.json`, which has no vectors of pairs.
 
     Attributes:
         label: For people.
@@ -67,6 +67,8 @@ VARIANTS = {
     ),
     "no-distillation": Variant("without distillation", {}, {"losses": _NO_TEACHER_LOSSES}),
     "no-teacher": Variant("without a teacher at all", {}, {"teachers": []}),
+    "bigrams": Variant("with vectors for 48,000 pairs of pieces", {"bigrams": 48_000}),
+    "muon": Variant("with Muon for the blocks", {}, {"schedule": {"optimizer": "muon"}}),
 }
 
 

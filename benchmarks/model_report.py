@@ -11,7 +11,8 @@ __all__ = ["page"]
 INTRODUCTION = """\
 # What each part of the model is worth
 
-A network of {layers} layers of {width} trained in full and without one part at a time. Made by
+A network of {layers} layers of {width} trained in full, without one part at a time, and
+with what came later. Made by
 
     python benchmarks/model.py run WORK --tokenizer TOKENIZER {arguments}
     python benchmarks/model.py report WORK
@@ -19,7 +20,7 @@ A network of {layers} layers of {width} trained in full and without one part at 
 {dates}. Held equal: the tokenizer, {pairs}, what of them is held out, their order,
 {steps:,} steps of {batch} pairs, learning rate and its course, the seed of the random start, the
 losses but for those of the part left out. The shipped model has 4 layers of 256, and was trained
-for 6,900 steps of 128 in all. "Another order" is the full model once more and shows what
+for 9,000 steps of 128 in all. "Another order" is the full model once more and shows what
 chance alone changes.
 
 A document is one vector, of its first {tokens} tokens, and is searched exactly; the query itself is

@@ -99,6 +99,8 @@ def test_each_variant_differs_in_its_part_alone(ablation: Any, tmp_path: Path) -
         "no-matryoshka": {"matryoshka": False},
         "no-distillation": {"vector": 0.0, "relational": 0.0, "fused_relational": 0.0},
         "no-teacher": {"teachers": []},
+        "bigrams": {"bigrams": 48_000},
+        "muon": {"optimizer": "muon"},
     }
 
 
