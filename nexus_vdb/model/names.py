@@ -26,6 +26,9 @@ def name_pairs(
         text: What it is; may be empty.
         random: Draws the names.
         count: Pairs of each kind, where there are names enough.
+
+    Returns:
+        Different pairs; the partner of a name is the text, another name, or up to five in a row.
     """
     different = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     pairs = [(name, text) for name in _drawn(different, count, random) if text.strip()]

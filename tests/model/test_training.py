@@ -132,7 +132,7 @@ def test_muon_changes_matrices_of_the_blocks_in_all_directions_alike(values: Any
 
 def test_a_torch_without_muon_is_told(values: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(ConfigError, match=r"no Muon.*\n?.*") as caught:
+    with pytest.raises(ConfigError, match="has no Muon") as caught:
         run_training(settings(values, optimizer="muon"))
     assert "adamw" in str(caught.value.hint)
 

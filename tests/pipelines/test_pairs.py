@@ -60,8 +60,8 @@ def test_questions_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     options = ["--title-field", "", "--sentences", "0", "--questions", "3"]
     assert run(["pairs", str(corpus), *options, "--out", str(out)]) == 0
     pairs = list(read_pairs([out]))
-    said = f"{len(pairs)} pairs of 20 texts: 0 by title, 0 by name, 0 by sentence, {len(pairs)} q"
-    assert capsys.readouterr().out.startswith(said)
+    made = f"0 by title, 0 by name, 0 by sentence, {len(pairs)} questions; 0 "
+    assert capsys.readouterr().out.startswith(f"{len(pairs)} pairs of 20 texts: {made}")
     assert len(pairs) >= 20
     for pair in pairs:
         assert any(thing in pair.a and thing in pair.b for thing in ("old trees", "flower"))
