@@ -157,7 +157,7 @@ def _teacher_vectors(
     """The teachers' vectors of the texts and of each piece, side by side."""
     columns, pieces = [], []
     for name in settings.teachers:
-        teacher = Teacher(find_teacher(name), device=settings.device)
+        teacher = Teacher(find_teacher(name), device=settings.device, int8=settings.teacher_int8)
         cache = settings.teacher_cache or settings.out / "teacher"
         with bar(f"teacher {teacher.name}") as update:
 

@@ -46,26 +46,41 @@ class Teacher:
         folder: A sentence-transformers model folder.
         device: "cpu" or "cuda".
         max_tokens: Texts are cut there; fewer than the model's own limit saves time.
+        int8: Run it in int8 on ONNX Runtime, on the CPU: quicker, its vectors a cosine of .99
+            away from its own.
+
+    Raises:
+        MissingExtra: sentence-transformers is not installed.
+        ModelError: the teacher cannot be had in int8.
     """
 
-    def __init__(self, folder: Path, *, device: str = "cpu", max_tokens: int = 256) -> None:
+    def __init__(
+        self, folder: Path, *, device: str = "cpu", max_tokens: int = 256, int8: bool = False
+    ) -> None:
         try:
             import torch
             from sentence_transformers import SentenceTransformer
 
             from nexus_vdb.model.precision import has_fast_bf16
+            from nexus_vdb.model.teacher_int8 import Int8Encoder
         except ImportError as error:
             raise MissingExtra("sentence-transformers", extra="distill") from error
         self._model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
-        if has_fast_bf16(device):
-            self._model.to(torch.bfloat16)
         limit = self._model.max_seq_length
         if limit is None or max_tokens < limit < math.inf:  # static tables have no limit to set
             self._model.max_seq_length = max_tokens
         self.name = folder.parent.name if folder.name == "model" else folder.name
+        self._int8: Int8Encoder | None = None
+        if int8 and torch.device(device).type == "cpu":
+            self._int8 = Int8Encoder(self._model, threads=torch.get_num_threads())
+            self.name += "-int8"  # its cache is another one
+        elif has_fast_bf16(device):
+            self._model.to(torch.bfloat16)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float16]:
         """Unit vectors float16 `[n, d]`."""
+        if self._int8 is not None:
+            return self._int8.encode(texts).astype(np.float16)
         vectors = self._model.encode(
             list(texts), batch_size=batch_size, convert_to_tensor=True, normalize_embeddings=True
         )

@@ -9,8 +9,15 @@ import pytest
 import torch
 
 from nexus_vdb.errors import ConfigError
+from nexus_vdb.model import network
 from nexus_vdb.model.config import NexusConfig, load_config
-from nexus_vdb.model.network import EntityBag, NexusModel, count_parameters, rotate
+from nexus_vdb.model.network import (
+    EntityBag,
+    NexusModel,
+    count_parameters,
+    plain_attention,
+    rotate,
+)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -79,8 +86,32 @@ def test_flash_attention_agrees_with_the_math_kernel() -> None:
         )
 
 
+@pytest.mark.parametrize(("training", "length"), [(True, 40), (True, 41), (False, 9)])
+def test_short_texts_are_trained_without_the_flash_kernel(
+    training: bool, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradients are slow on a CPU, itself it is not."""
+    plain: list[int] = []
+
+    def spy(q: torch.Tensor, *rest: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+        plain.append(q.shape[2])
+        return plain_attention(q, *rest, attn_mask=attn_mask)
+
+    monkeypatch.setattr(network, "_SHORT", 40)
+    monkeypatch.setattr(network, "plain_attention", spy)
+    model = lively(tiny(flash=True))
+    ids = torch.randint(2, 300, (2, length))
+    with torch.set_grad_enabled(training):
+        model(ids, torch.ones_like(ids))
+    expected = model.config.n_layers if training and length == 40 else 0
+    assert plain == [length] * expected
+
+
 @pytest.mark.parametrize("rope", [False, True])
-def test_flash_attention_has_the_gradients_of_the_math_kernel(rope: bool) -> None:
+def test_flash_attention_has_the_gradients_of_the_math_kernel(
+    rope: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "_SHORT", 0)
     gradients = []
     ids, mask = torch.randint(2, 300, (4, 20)), torch.ones(4, 20).long()
     mask[1:, 15:] = 0
