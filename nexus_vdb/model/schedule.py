@@ -40,7 +40,7 @@ class Schedule(BaseModel):
         learning_rate: At its highest, for a network of the shipped size; matrices of a wider or
             deeper one take a share of it.
         compile: Compile the network with `torch.compile`: pays on a GPU, and on a CPU with bf16 in
-            long runs of a large network.
+            long runs.
         learn_temperature: Whether the temperature of the contrastive loss is learned.
         matryoshka: Whether the narrower cuts have losses of their own.
     """
