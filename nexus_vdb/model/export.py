@@ -33,6 +33,7 @@ __all__ = [
     "halve",
     "parity",
     "quantize",
+    "quiet",
     "run_onnx",
     "run_torch",
 ]
@@ -171,7 +172,7 @@ def quantize(source: Path, target: Path, batches: Iterable[Batch]) -> None:
     graph = onnx.load(source).graph
     constants = {tensor.name for tensor in graph.initializer}
     products = [node for node in graph.node if node.op_type == "MatMul"]
-    with _quiet(), TemporaryDirectory() as folder:
+    with quiet(), TemporaryDirectory() as folder:
         prepared = Path(folder) / "model.onnx"
         prepared.write_bytes(source.read_bytes())
         quantize_static(
@@ -193,7 +194,7 @@ def quantize(source: Path, target: Path, batches: Iterable[Batch]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the advice that the quantizer logs."""
     root = logging.getLogger()
     level = root.level

@@ -17,6 +17,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 from nexus_vdb.errors import ModelError
+from nexus_vdb.model.export import quiet
 from nexus_vdb.threads import in_threads
 
 __all__ = ["Int8Encoder"]
@@ -111,7 +112,8 @@ def _quantized(model: Any, folder: Path) -> Path:
         raise ModelError(
             f"this teacher cannot be exported: {error}", hint="leave teacher_int8 out"
         ) from error
-    quantize_dynamic(plain, small, per_channel=True, weight_type=QuantType.QInt8)
+    with quiet():
+        quantize_dynamic(plain, small, per_channel=True, weight_type=QuantType.QInt8)
     return small
 
 
