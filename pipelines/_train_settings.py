@@ -44,7 +44,7 @@ class TrainSettings(Settings):
         skip_pairs: Pairs left out at the beginning, after `source_weights`: those that a run before
             this one has seen.
         teacher_int8: Run the teachers in int8 on ONNX Runtime where the device is the CPU: quicker,
-            their vectors a cosine of .99 away from their own.
+            their vectors at a cosine of .99 to their own.
         teacher_cache: Where the teachers' vectors are kept; by default in the run's folder.
     """
 

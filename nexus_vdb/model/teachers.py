@@ -46,8 +46,8 @@ class Teacher:
         folder: A sentence-transformers model folder.
         device: "cpu" or "cuda".
         max_tokens: Texts are cut there; fewer than the model's own limit saves time.
-        int8: Run it in int8 on ONNX Runtime, on the CPU: quicker, its vectors a cosine of .99
-            away from its own.
+        int8: Run it in int8 on ONNX Runtime, on the CPU: quicker, its vectors at a cosine
+            of .99 to its own.
 
     Raises:
         MissingExtra: sentence-transformers is not installed.
