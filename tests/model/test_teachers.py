@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nexus_vdb.errors import ModelError
+from nexus_vdb.model import teacher_int8
 from nexus_vdb.model.teachers import Teacher
 
 _WORDS = ["oven", "flour", "reef", "comet", "hedge", "sailor"]
@@ -46,6 +48,32 @@ def test_in_int8_a_teacher_is_near_to_itself(small_transformer: Path) -> None:
     assert found.dtype == np.float16 and found.shape == (len(TEXTS), 32)
     assert (expected.astype(np.float32) * found).sum(1).min() > 0.98
     assert not np.array_equal(expected, found)
+
+
+def test_products_of_outliers_stay_in_float(small_transformer: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "outliers"
+    shutil.copytree(small_transformer, folder)
+    weights = load_file(folder / "model.safetensors")
+    for name in [name for name in weights if name.endswith("intermediate.dense.bias")]:
+        weights[name][0] = 3000.0  # int8 now counts what the other 63 put out as nothing
+    for name in [name for name in weights if name.endswith("output.dense.weight")]:
+        if weights[name].shape == (32, 64):
+            weights[name] *= 30
+            weights[name][:, 0] = 1e-3
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    expected, found = (Teacher(folder, int8=int8).encode(TEXTS) for int8 in (False, True))
+    assert (expected.astype(np.float32) * found).sum(1).min() > 0.97
+
+
+def test_another_model_in_int8_is_refused(
+    small_transformer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_int8, "_LEAST", 1.01)
+    with pytest.raises(ModelError, match="another model") as caught:
+        Teacher(small_transformer, int8=True)
+    assert "teacher_int8" in str(caught.value.hint)
 
 
 def test_their_caches_are_apart(small_transformer: Path, tmp_path: Path) -> None:
