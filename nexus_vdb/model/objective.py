@@ -20,7 +20,7 @@ class Objective(nn.Module):
     """Losses by name; its own parameter is the temperature.
 
     Args:
-        weights: A loss of weight 0 is not computed.
+        weights: A loss of weight 0 is logged, and changes nothing.
         schedule: Temperatures and shares.
         dims: Matryoshka cuts, wide to narrow.
     """
