@@ -49,14 +49,14 @@ class Int8Encoder:
         self._model, self._threads, self._apart = model, threads, apart
         with TemporaryDirectory() as folder:
             plain = _exported(model, Path(folder) / "plain.onnx")
-            self._session = self._start(_quantized(plain))
-            if self._likeness() < _LEAST:
-                self._session = self._start(_quantized(plain, spared=_narrowing(plain)))
-        if (likeness := self._likeness()) < _LEAST:
-            raise ModelError(
-                f"in int8 this teacher is another model: a cosine of {likeness:.2f} to itself",
-                hint="leave teacher_int8 out",
-            )
+            for sparing in (False, True):
+                self._session = self._start(_quantized(plain, _narrowing(plain) if sparing else []))
+                if (likeness := self._likeness()) >= _LEAST:
+                    return
+        raise ModelError(
+            f"in int8 this teacher is another model: a cosine of {likeness:.2f} to itself",
+            hint="leave teacher_int8 out",
+        )
 
     def _start(self, path: Path) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -125,7 +125,7 @@ def _exported(model: Any, path: Path) -> Path:
     return path
 
 
-def _quantized(plain: Path, spared: Sequence[str] = ()) -> Path:
+def _quantized(plain: Path, spared: list[str]) -> Path:
     small = plain.with_name("int8.onnx")
     with quiet():
         quantize_dynamic(
@@ -133,7 +133,7 @@ def _quantized(plain: Path, spared: Sequence[str] = ()) -> Path:
             small,
             per_channel=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(spared),
+            nodes_to_exclude=spared,
         )
     return small
 
