@@ -148,6 +148,9 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
+_KEYS = {"bigrams.keys": "pairs of pieces with vectors", "bag.terms": "terms of pieces"}
+
+
 def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> None:
     """Set what need not be learned: see `nexus_vdb.model.initialize`."""
     batches = prepared.batches
@@ -180,12 +183,13 @@ def _load_start(model: NexusModel, settings: TrainSettings) -> None:
     """
     weights = model.state_dict()
     others = [_fitting(name, model, settings).state_dict() for name in settings.start]
-    kept = [other.get("bigrams.keys", torch.empty(0)) for other in others]
-    if not all(torch.equal(kept[0], keys) for keys in kept):
-        raise ConfigError(
-            "the bundles of start have vectors for other pairs of pieces, and no mean",
-            hint="average what came of one start",
-        )
+    for name in ("bigrams.keys",) if settings.refit else ("bigrams.keys", "bag.terms"):
+        kept = [other.get(name, torch.empty(0)) for other in others]
+        if not all(torch.equal(kept[0], own) for own in kept):
+            raise ConfigError(
+                f"the bundles of start have other {_KEYS[name]}, and no mean",
+                hint="average what came of one start",
+            )
     mean = {
         name: torch.stack([other[name] for other in others]).double().mean(0).to(value.dtype)
         for name, value in weights.items()

@@ -73,11 +73,6 @@ class Lexicon:
         mapped = replace(table, tokens=terms[table.tokens].astype(np.uint16))
         return cls(terms, mapped.idf(int(terms.max()) + 1))
 
-    @property
-    def piece_idf(self) -> npt.NDArray[np.float32]:
-        """The weight of each piece, float32 `[V]`."""
-        return self.idf[self.terms]
-
     def cosines(self, texts: Sequence[npt.NDArray[np.uint16]]) -> npt.NDArray[np.float32]:
         """Cosines `[n, n]` of the texts' exact bags: saturated term counts times IDF."""
         rows = np.repeat(np.arange(len(texts)), [len(text) for text in texts])

@@ -35,6 +35,8 @@ __all__ = ["NexusModel", "NexusOutput", "count_parameters"]
 
 # Longest the spectral coordinates get beside the gated heads: few and coarse, they would blur them.
 _SPECTRAL_SHARE = 0.3
+# Of what a text's terms add to one another in the bag; a whole step overshoots in long texts.
+_TAKEN_BACK = 0.5
 # Positions up to which plain attention trains faster on a CPU than the fused kernel's gradients do.
 _SHORT = 128
 
@@ -160,27 +162,36 @@ class TopicPooling(nn.Module):
 
 
 class EntityBag(nn.Module):
-    """A bag of pieces straight from the ids, so that a name the blocks never saw still matches.
+    """A bag of terms straight from the ids, so that a name the blocks never saw still matches.
 
-    Each distinct piece adds its vector times a learned weight (from IDF) times the saturated term
-    count of BM25, tf · (k1 + 1) / (tf + k1).
+    Each distinct term adds its vector times a learned weight (from IDF) times the saturated term
+    count of BM25, tf · (k1 + 1) / (tf + k1). In few dimensions the vectors of a text's other terms
+    then add to what is found of a term again, or take from it: half of that is taken back, by one
+    step of gradient descent on the squared difference.
     """
+
+    terms: Tensor  # int32 [vocab_size]; the row of table and weights that a piece has
 
     def __init__(self, config: NexusConfig) -> None:
         super().__init__()
         self.table = nn.Embedding(config.vocab_size, config.bag_dim)
         self.log_weight = nn.Embedding(config.vocab_size, 1)
         self.log_k1 = nn.Parameter(torch.tensor(math.log(1.2)))
+        self.register_buffer("terms", torch.arange(config.vocab_size, dtype=torch.int32))
         nn.init.zeros_(self.log_weight.weight)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Ids and mask `[B, T]` → unit rows `[B, bag_dim]`."""
-        same = (ids[:, :, None] == ids[:, None, :]).float() * mask[:, None, :]
-        # [B, T]; each of the tf positions of a piece carries 1/tf of its share
+        terms = self.terms[ids].long()
+        same = (terms[:, :, None] == terms[:, None, :]).float() * mask[:, None, :]
+        # [B, T]; each of the tf positions of a term carries 1/tf of its share
         count = same.sum(-1)
         k1 = self.log_k1.exp()
-        share = (k1 + 1) / (count + k1) * self.log_weight(ids).squeeze(-1).exp() * mask
-        return F.normalize((share[:, None] @ self.table(ids)).squeeze(1), dim=-1, eps=1e-6)
+        share = (k1 + 1) / (count + k1) * self.log_weight(terms).squeeze(-1).exp() * mask
+        vectors = self.table(terms)
+        found = (vectors @ (share[:, None] @ vectors).mT).squeeze(-1) * (1 / vectors.shape[-1])
+        share = share + _TAKEN_BACK * mask * (share - found / count.clamp(min=1))
+        return F.normalize((share[:, None] @ vectors).squeeze(1), dim=-1, eps=1e-6)
 
 
 class NexusModel(nn.Module):

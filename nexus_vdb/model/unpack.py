@@ -64,6 +64,12 @@ def _fill(model: NexusModel, graph: onnx.GraphProto) -> None:
         _copy(rest.pop(name), value if name == "pooling.queries" else value.T)
     tables = [name for name in rest if model.get_parameter(name).ndim == 2]
     of_pieces, of_pairs = _looked_up(graph, constants)
+    if model.bag is not None:
+        terms = [rows for rows in of_pieces if rows.dtype == np.int32]
+        if not terms:
+            raise ValueError("no bag.terms in the graph")
+        model.bag.terms.copy_(torch.from_numpy(np.array(terms[0])))
+    of_pieces = [rows for rows in of_pieces if rows.dtype != np.int32]
     tables.sort(key=lambda name: name == "bigrams.table.weight")
     for name, value in zip(tables, _tables([*of_pieces, *of_pairs[1:]]), strict=True):
         _copy(rest.pop(name), value)

@@ -201,9 +201,25 @@ def test_word_order_is_seen() -> None:
 def test_the_bag_saturates_counts_as_bm25_does() -> None:
     bag = EntityBag(tiny())
     with torch.no_grad():
+        bag.table.weight[5] = 1  # orthogonal to the other: there is nothing to take back
+        bag.table.weight[9] = torch.tensor([1.0, -1]).repeat(bag.table.embedding_dim // 2)
         found = bag(torch.tensor([[5, 5, 5, 9]]), torch.ones(1, 4))
         k1 = 1.2
         wanted = 3 * (k1 + 1) / (3 + k1) * bag.table.weight[5] + bag.table.weight[9]
+    torch.testing.assert_close(found[0], wanted / wanted.norm())
+
+
+def test_what_terms_add_to_one_another_is_taken_back_by_half() -> None:
+    bag = EntityBag(tiny())
+    dim = bag.table.embedding_dim
+    with torch.no_grad():
+        bag.table.weight[5] = 1
+        bag.table.weight[9] = 1
+        bag.table.weight[9, : dim // 4] = -1  # half of the one is in the other
+        found = bag(torch.tensor([[5, 9, 5]]), torch.ones(1, 3))
+        twice, once = 2 * 2.2 / 3.2, 1.0
+        twice, once = twice - 0.5 * once / 2, once - 0.5 * twice / 2
+        wanted = twice * bag.table.weight[5] + once * bag.table.weight[9]
     torch.testing.assert_close(found[0], wanted / wanted.norm())
 
 
