@@ -122,7 +122,7 @@ def _by_length(network: Network, sides: Sequence[Side]) -> list[NexusOutput]:
         width = max(1, int(lengths[rows[-1]]))
         groups.append(_run(network, (ids[rows, :width], mask[rows, :width])))
     made, place = _join(groups), order.argsort()
-    parts = place.split([len(side[0]) for side in sides])
+    parts = torch.split(place, [len(side[0]) for side in sides])
     return [NexusOutput(*(getattr(made, name)[part] for name in _FIELDS)) for part in parts]
 
 

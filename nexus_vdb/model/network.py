@@ -14,7 +14,8 @@ Choices:
 - Learned positions, or rotary ones (Su et al. 2021) with `rope`.
 - Padding is masked in attention, in both poolings and in the term counts.
 - `entity_bag`, `nsa` and `hash_residual` leave a part out, to measure what it is worth.
-- Only operations that ONNX exports with dynamic batch and length.
+- Only operations that ONNX exports with dynamic batch and length, in forms that ONNX Runtime fuses:
+  norms divide by a square root, attention is written out, and no product is cut into parts.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape `[..., dim]`, kept."""
         x = x.float()
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.gain
+        return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.gain
 
 
 def rotate(x: Tensor, theta: float) -> Tensor:
@@ -88,16 +89,19 @@ class Attention(nn.Module):
     def __init__(self, config: NexusConfig) -> None:
         super().__init__()
         self.config = config
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.q, self.k, self.v, self.out = (
+            nn.Linear(config.d_model, config.d_model, bias=False) for _ in range(4)
+        )
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """`x` [B, T, d]; `bias` [B, 1, 1, T] is 0 on text and very negative on padding."""
         batch, length, width = x.shape
         heads = self.config.n_heads
-        qkv = self.qkv(x).view(batch, length, 3, heads, width // heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, D]
+        q, k, v = (
+            linear(x).view(batch, length, heads, width // heads).transpose(1, 2)  # [B, H, T, D]
+            for linear in (self.q, self.k, self.v)
+        )
         if self.config.rope:
             q, k = rotate(q, self.config.rope_theta), rotate(k, self.config.rope_theta)
         attend = F.scaled_dot_product_attention if self._fused(x) else plain_attention
@@ -106,10 +110,8 @@ class Attention(nn.Module):
         return out
 
     def _fused(self, x: Tensor) -> bool:
-        if torch.compiler.is_exporting():
-            return True
         slow = x.device.type == "cpu" and torch.is_grad_enabled() and x.shape[1] <= _SHORT
-        return self.config.flash_attention and not slow
+        return self.config.flash_attention and not slow and not torch.compiler.is_exporting()
 
 
 class Block(nn.Module):
@@ -120,7 +122,8 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.d_model)
         self.attention = Attention(config)
         self.mlp_norm = RMSNorm(config.d_model)
-        self.gate_up = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.zeros_(self.down.weight)
@@ -128,8 +131,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """`x` [B, T, d] → [B, T, d]."""
         x = x + self.dropout(self.attention(self.attention_norm(x), bias))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        mixed: Tensor = self.dropout(self.down(F.silu(gate) * up))
+        normed = self.mlp_norm(x)
+        mixed: Tensor = self.dropout(self.down(F.silu(self.gate(normed)) * self.up(normed)))
         return x + mixed
 
 

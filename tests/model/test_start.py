@@ -262,7 +262,7 @@ def test_terms_that_weigh_alike_are_orthogonal(network_file: Path) -> None:
     dim = bag.table.embedding_dim
     order = torch.from_numpy(np.argsort(-np.exp(-idf) * idf**2))
     assert dim & (dim - 1) == 0
-    for rows in order.split(dim):
+    for rows in torch.split(order, dim):
         signs = bag.table.weight[rows].detach()
         assert torch.equal(signs @ signs.T, dim * torch.eye(len(rows)))
 
