@@ -35,6 +35,7 @@ from nexus_vdb.stages import slices
 from nexus_vdb.types import Floats, Hit, QueryBatch, SearchPlan
 
 __all__ = [
+    "CHUNK_TOKENS",
     "HeadRecorder",
     "SentencePairs",
     "TestSet",
@@ -49,6 +50,9 @@ __all__ = [
 
 Found = dict[str, list[Hit]]
 """Chunks by query id, best first."""
+
+CHUNK_TOKENS: int = IngestSettings.model_fields["chunk_tokens"].default
+"""Longest chunk of a document where nothing else is said."""
 
 _DEPTH = 100
 _TOP = 10
@@ -69,10 +73,17 @@ def fill(
     collection: Collection,
     test: TestSet,
     *,
+    chunk_tokens: int = CHUNK_TOKENS,
     progress: Callable[[IngestReport], None] | None = None,
 ) -> IngestReport:
     """Embed the corpus into a collection, as any ingest would; bad rows are only counted."""
-    settings = IngestSettings(sources=[str(test.corpus)], id_field="_id", quarantine=None)
+    settings = IngestSettings(
+        sources=[str(test.corpus)],
+        id_field="_id",
+        quarantine=None,
+        chunk_tokens=chunk_tokens,
+        chunk_overlap=min(32, chunk_tokens // 8),
+    )
     return ingest(collection, settings, progress=progress)
 
 
@@ -132,6 +143,7 @@ def evaluate_heads(
     recorder: HeadRecorder,
     test: TestSet,
     *,
+    chunk_tokens: int = CHUNK_TOKENS,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """`ndcg@10`, `recall@100` and `mrr@10` of exact search by each head alone.
@@ -141,7 +153,7 @@ def evaluate_heads(
     found = {}
     for name in recorder.heads:
         with scratch(recorder.head(name)) as collection:
-            fill(collection, test)
+            fill(collection, test, chunk_tokens=chunk_tokens)
             runner = _Runner(collection, test, progress)
             plan = collection.plan(k=_DEPTH + 1, candidates="exact")
             found[name] = _scores(test, runner.hits(plan))

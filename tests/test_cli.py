@@ -243,7 +243,7 @@ def test_copy(shell: Shell) -> None:
 def test_eval(shell: Shell) -> None:
     folder = shell.folder
     rows = [{"_id": row["id"], "text": row["text"]} for row in ROWS]
-    shell.write(rows)
+    shell.write([*rows, {"_id": "long", "text": "a cat sat " * 20}])
     query = json.dumps({"_id": "q", "text": "aspirin and blood"})
     (folder / "queries.jsonl").write_text(query, encoding="utf-8")
     (folder / "qrels").mkdir()
@@ -256,6 +256,11 @@ def test_eval(shell: Shell) -> None:
     assert "exact, 512 dimensions" in out
     code, out, _ = shell.run("eval", folder, "--shares", "50,100")
     assert (code, "hash, 11 candidates (100.0%)" in out) == (0, True)
+    small = json.loads(shell.run("eval", folder, "--chunk-tokens", "40", "--json")[1])
+    assert small["records"] > found["records"]
+    code, _, err = shell.run("eval", folder, "--chunk-tokens", "40", "--store", shell.store)
+    assert code == 2
+    assert "give --chunk-tokens to its ingest" in err
     code, _, err = shell.run("eval", folder, "--heads")
     assert (code, "makes one vector a text" in err) == (2, True)
     shell.run("ingest", shell.corpus, "--id-field", "_id", "--store", shell.store)

@@ -41,6 +41,7 @@ def _shares(text: str | None) -> tuple[float, ...]:
     "eval",
     epilog=examples(
         "nexus-vdb eval datasets/scifact",
+        "nexus-vdb eval datasets/scifact --chunk-tokens 512",
         "nexus-vdb eval datasets/scifact --store faiss://./scifact --json",
         "nexus-vdb eval datasets/scifact --heads --shares 1,2.5,5,10 --plot scifact.png",
         "nexus-vdb eval datasets/stsb-dev.tsv --model ./my-model",
@@ -49,6 +50,7 @@ def _shares(text: str | None) -> tuple[float, ...]:
 @click.argument("place", metavar="BEIR_DIR|STS.tsv", type=click.Path(path_type=Path))
 @model_option
 @click.option("--store", "url", metavar="URL", help="Search this store instead of embedding anew.")
+@click.option("--chunk-tokens", type=int, metavar="N", help="Longest chunk.  [256]")
 @click.option("--split", default="test", show_default=True, help="Judgements: qrels/SPLIT.tsv.")
 @click.option("--heads", is_flag=True, help="Search with the semantic and entity heads as well.")
 @click.option("--shares", metavar="1,2.5,5", help="Candidates of the hash, in % of the records.")
@@ -59,6 +61,7 @@ def command(
     place: Path,
     model: str | None,
     url: str | None,
+    chunk_tokens: int | None,
     split: str,
     heads: bool,
     shares: str | None,
@@ -77,12 +80,24 @@ def command(
     if plot is not None:
         from nexus_vdb.pipelines._eval_plot import draw  # now: without matplotlib nothing is run
     if place.is_file():
-        if url or shares:
-            raise click.UsageError("sentence pairs are not searched: no --store, no --shares")
+        if url or shares or chunk_tokens:
+            raise click.UsageError(
+                "sentence pairs are not searched: no --store, no --shares, no --chunk-tokens"
+            )
         found = _measure_pairs(place, model)
     else:
+        if url and chunk_tokens:
+            raise click.UsageError("a --store has its chunks: give --chunk-tokens to its ingest")
         percents = _shares(shares) or (_PLOTTED_SHARES if plot else ())
-        found = _measure(place, split, model=model, url=url, heads=heads, shares=percents)
+        found = _measure(
+            place,
+            split,
+            model=model,
+            url=url,
+            chunk_tokens=chunk_tokens,
+            heads=heads,
+            shares=percents,
+        )
     if plot is not None:
         draw(found, plot, title=f"{place.name}, {found['model']}")
     if as_json:
@@ -106,12 +121,14 @@ def _measure(
     *,
     model: str | None,
     url: str | None,
+    chunk_tokens: int | None,
     heads: bool,
     shares: tuple[float, ...],
 ) -> dict[str, Any]:
     from nexus_vdb import encoder
     from nexus_vdb.collection import Collection
     from nexus_vdb.pipelines.evaluate import (
+        CHUNK_TOKENS,
         HeadRecorder,
         evaluate,
         evaluate_heads,
@@ -120,6 +137,7 @@ def _measure(
     )
 
     test = read_test_set(folder, split=split)
+    longest = CHUNK_TOKENS if chunk_tokens is None else chunk_tokens
     recorder = HeadRecorder(encoder.load_encoder(model)) if heads else None
     opened = (
         Collection(url, model=model, encoder=recorder)
@@ -128,7 +146,7 @@ def _measure(
     )
     with opened as collection:
         if url is None:
-            _fill(collection, test)
+            _fill(collection, test, longest)
         with progress_bar("queries") as update:
             found = evaluate(
                 collection,
@@ -139,16 +157,24 @@ def _measure(
     if recorder is not None:
         with progress_bar("heads") as update:
             found["heads"] = evaluate_heads(
-                recorder, test, progress=lambda done, total: update(done, total, "")
+                recorder,
+                test,
+                chunk_tokens=longest,
+                progress=lambda done, total: update(done, total, ""),
             )
     return found
 
 
-def _fill(collection: Collection, test: TestSet) -> None:
+def _fill(collection: Collection, test: TestSet, longest: int) -> None:
     from nexus_vdb.pipelines.evaluate import fill
 
     with progress_bar("documents") as update:
-        report = fill(collection, test, progress=lambda so_far: update(so_far.read, None, ""))
+        report = fill(
+            collection,
+            test,
+            chunk_tokens=longest,
+            progress=lambda so_far: update(so_far.read, None, ""),
+        )
     if report.quarantined:
         note(f"{report.quarantined:,} rows of the corpus are no documents; left out")
 
