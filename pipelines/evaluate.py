@@ -82,7 +82,7 @@ def fill(
         id_field="_id",
         quarantine=None,
         chunk_tokens=chunk_tokens,
-        chunk_overlap=min(32, chunk_tokens // 8),
+        chunk_overlap=min(32, chunk_tokens // 8),  # as an ingest, and less than a short chunk
     )
     return ingest(collection, settings, progress=progress)
 
