@@ -35,6 +35,8 @@ _TURNED = 4096  # texts
 
 _SIF = 1e-3  # Arora et al. 2017: weight a / (a + p)
 
+_COMMON = 1 / 8  # of the bag's axes that come last in the fused vector
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TeacherSpace:
@@ -164,7 +166,8 @@ def fit_fusion(model: NexusModel, ids: list[tuple[torch.Tensor, torch.Tensor]]) 
     """Start anchors and fusion as principal components, the hash as ITQ of what comes out.
 
     Prefixes of a PCA keep inner products best in the least-squares sense: what the Matryoshka
-    loss then refines.
+    loss then refines. The leading components of the bag come last all the same: they are of words
+    that many texts share, and a narrow vector finds more by those that few do.
 
     Args:
         model: Changed in place: `anchors`, `fuse` and `hash_residual`.
@@ -177,14 +180,33 @@ def fit_fusion(model: NexusModel, ids: list[tuple[torch.Tensor, torch.Tensor]]) 
             _fit_anchors(model, torch.cat(pooled))
         heads = [model.heads(batch, mask.float()) for batch, mask in ids]
     concat = torch.cat([parts[4] for parts in heads]).double()
-    _, axes = torch.linalg.eigh(concat.T @ concat)
-    model.fuse.weight.copy_(axes.flip(1)[:, : model.config.embedding_dim].T)
+    model.fuse.weight.copy_(_fused_axes(concat.T @ concat, model).T)
     if model.config.hash_residual:
         embedding = torch.nn.functional.normalize(model.fuse(concat.float()), dim=-1)
         weight, bias = itq_residual(embedding, torch.cat([parts[2] for parts in heads]))
         model.hash_residual.weight.copy_(weight)
         model.hash_residual.bias.copy_(bias)
     model.train()
+
+
+def _fused_axes(moments: torch.Tensor, model: NexusModel) -> torch.Tensor:
+    """Orthonormal columns `[concat, embedding_dim]` of second moments `[concat, concat]`."""
+    config = model.config
+    names = slice(config.semantic_dim, config.semantic_dim + config.bag_dim)
+    last = int(config.bag_dim * _COMMON) if model.bag is not None else 0
+    common = moments.new_zeros(len(moments), last)
+    common[names] = _principal(moments[names, names])[:, :last]
+    shared = common @ common.T
+    without = torch.eye(len(moments), dtype=moments.dtype) - shared
+    # Below zero: also behind axes that a small sample leaves without any length.
+    first = _principal(without @ moments @ without - shared)[:, : config.embedding_dim - last]
+    return torch.cat([first, common], 1)
+
+
+def _principal(moments: torch.Tensor) -> torch.Tensor:
+    """Eigenvectors as columns, those of the greatest values first."""
+    axes: torch.Tensor = torch.linalg.eigh(moments).eigenvectors
+    return axes.flip(1)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from nexus_vdb.model.bundle import load_checkpoint
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.data import TokenTable, read_pairs
 from nexus_vdb.model.export import run_onnx
-from nexus_vdb.model.initialize import start_bag, without_idle_blocks
+from nexus_vdb.model.initialize import fit_fusion, start_bag, without_idle_blocks
 from nexus_vdb.model.lexicon import Lexicon, term_of_piece
 from nexus_vdb.model.network import EntityBag, NexusModel
 from nexus_vdb.model.precision import has_fast_bf16
@@ -278,6 +278,24 @@ def test_forms_of_a_word_count_as_one_term(network_file: Path) -> None:
         )
     assert torch.allclose(one, other)
     assert not torch.allclose(one, less)
+
+
+def test_what_most_names_share_comes_last_in_the_fused_vector(network_file: Path) -> None:
+    config = load_config(network_file)
+    model = NexusModel(config)
+    ids = torch.randint(5, 600, (400, 9), generator=torch.Generator().manual_seed(0))
+    ids[:, 0] = 7  # in every text
+    fit_fusion(model, [(ids, torch.ones_like(ids))])
+    fuse = model.fuse.weight.detach()
+    assert torch.allclose(fuse @ fuse.T, torch.eye(len(fuse)), atol=1e-4)
+    with torch.no_grad():
+        concat = model.heads(ids, torch.ones_like(ids).float())[4]
+    names = slice(config.semantic_dim, config.semantic_dim + config.bag_dim)
+    shared = torch.zeros(concat.shape[1])
+    shared[names] = torch.linalg.svd(concat[:, names])[2][0]
+    share = (fuse @ shared).square()
+    assert share[: -config.bag_dim // 8].sum() < 1e-3
+    assert share[-config.bag_dim // 8 :].sum() > 0.999
 
 
 def test_blocks_are_left_out_only_while_they_add_nothing(network_file: Path) -> None:
