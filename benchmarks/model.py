@@ -36,6 +36,7 @@ from nexus_vdb.pipelines.train import TrainSettings, run_training
 from nexus_vdb.settings import load_settings
 
 RESULTS = "ablation.json"
+LAST_STEPS = 100  # whose mean loss is told
 HERE = Path(__file__).resolve().parent
 
 
@@ -116,10 +117,12 @@ def run_variant(
     report = run_export(export, say=click.echo)
     encoder = load_encoder(str(bundle))
     rows = [json.loads(row) for row in (settings.out / "metrics.jsonl").read_text().splitlines()]
+    vector_losses = [row["vector"] for row in rows if "vector" in row][-LAST_STEPS:]
     result = {
         "parameters": report.parameters,
         "sets": {folder.name: measure(encoder, folder) for folder in sets},
         "held_out": next(row for row in reversed(rows) if "mrr_768" in row),
+        "vector_loss": float(np.mean(vector_losses)) if vector_losses else None,
         "step_seconds": float(np.median([row["seconds"] for row in rows if "seconds" in row])),
         "cpu_seconds": {
             "training": round(trained - before),  # of this process, and so of what a kill left

@@ -11,8 +11,8 @@ __all__ = ["page"]
 INTRODUCTION = """\
 # What each part of the model is worth
 
-A network of {layers} layers of {width} trained in full, without one part at a time, and
-with what came later. Made by
+A network of {layers} layers of {width} trained in full, without one part at a time, and with
+one more. Made by
 
     python benchmarks/model.py run WORK --tokenizer TOKENIZER {arguments}
     python benchmarks/model.py report WORK
@@ -26,7 +26,8 @@ chance alone changes.
 A document is one vector, of its first {tokens} tokens, and is searched exactly; the query itself is
 left out. Hash recall is the share of the exact top ten (768 dimensions) that stands in the best
 1, 2.5 and 5 % of the documents by the model's asymmetric hash, the mean over the sets. The change
-is to the full model.
+is to the full model. The last column is the loss of the teacher's vectors, mean of the last hundred
+steps.
 """
 
 
@@ -61,6 +62,7 @@ def _main_table(variants: dict[str, Any], labels: dict[str, str], sets: list[str
     hashes = [f"hash_{share:g}" for share in SHARES]
     head = ["", "parameters", *(f"nDCG@10 {name}" for name in sets), "mean", "change"]
     head += ["mean at 256", "change", *(f"hash recall {100 * share:g} %" for share in SHARES)]
+    head += ["loss of vectors"]
     rows = []
     for name, found in variants.items():
         cells = [labels[name], f"{found['parameters'] / 1e6:.1f} M"]
@@ -70,6 +72,8 @@ def _main_table(variants: dict[str, Any], labels: dict[str, str], sets: list[str
             full = _mean(variants["full"], sets, width) if "full" in variants else mean
             cells += [f"{mean:.3f}", "" if name == "full" else f"{mean - full:+.3f}"]
         cells += [f"{_mean(found, sets, key):.3f}" for key in hashes]
+        loss = found["vector_loss"]
+        cells.append("" if loss is None else f"{loss:.4f}")
         rows.append(cells)
     return _table(head, rows)
 

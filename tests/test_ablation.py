@@ -123,6 +123,7 @@ def test_the_page(ablation: Any) -> None:
         return {
             "parameters": 29_189_010,
             "sets": {"here": figures},
+            "vector_loss": None if day == 2 else 0.34567,
             "date": f"2026-01-0{day}",
         }
 
@@ -147,6 +148,7 @@ def test_the_page(ablation: Any) -> None:
     rows = [line for line in page.splitlines() if line.startswith("| the full model |")]
     assert rows[0].startswith("| the full model | 29.2 M | 0.500 | 0.500 |  | 0.500 |  |")
     assert "| without NSA | 29.2 M | 0.400 | 0.400 | -0.100 | 0.400 | -0.100 |" in page
+    assert rows[0].endswith("| 0.3457 |")
 
 
 def test_a_cache_is_linked_and_left_as_it_is(ablation: Any, tmp_path: Path) -> None:
