@@ -72,7 +72,7 @@ def _main_table(variants: dict[str, Any], labels: dict[str, str], sets: list[str
             full = _mean(variants["full"], sets, width) if "full" in variants else mean
             cells += [f"{mean:.3f}", "" if name == "full" else f"{mean - full:+.3f}"]
         cells += [f"{_mean(found, sets, key):.3f}" for key in hashes]
-        loss = found["vector_loss"]
+        loss = found.get("vector_loss")  # there is none without a teacher
         cells.append("" if loss is None else f"{loss:.4f}")
         rows.append(cells)
     return _table(head, rows)

@@ -197,7 +197,7 @@ def _fused_axes(moments: torch.Tensor, model: NexusModel) -> torch.Tensor:
     common = moments.new_zeros(len(moments), last)
     common[names] = _principal(moments[names, names])[:, :last]
     shared = common @ common.T
-    without = torch.eye(len(moments), dtype=moments.dtype) - shared
+    without = torch.eye(len(moments)).to(moments) - shared
     # Below zero: also behind axes that a small sample leaves without any length.
     first = _principal(without @ moments @ without - shared)[:, : config.embedding_dim - last]
     return torch.cat([first, common], 1)
