@@ -36,7 +36,7 @@ def chunk_texts(corpus: str, id_field: str, encoder: Encoder) -> list[str]:
         click.echo(f"{file}:{row}: {reason}", err=True)
 
     source = open_corpus([corpus], FieldMap(id=id_field))
-    chunker = Chunker(encoder, max_tokens=256, overlap=32)
+    chunker = Chunker(encoder)
     batches = source.read(batch_size=512, on_bad_row=refuse)
     return [chunker.embedding_text(c) for batch in batches for c in chunker.chunk_all(batch)]
 

@@ -24,7 +24,12 @@ from nexus_vdb.errors import ConfigError
 from nexus_vdb.interfaces import TokenCounter
 from nexus_vdb.types import Chunk, Document
 
-__all__ = ["Chunker", "Span", "chunk_id", "sentences"]
+__all__ = ["CHUNK_OVERLAP", "CHUNK_TOKENS", "Chunker", "Span", "chunk_id", "sentences"]
+
+CHUNK_TOKENS, CHUNK_OVERLAP = 192, 24
+"""Longest chunk, and what neighbours share at most, where nothing else is said. The more words a
+vector is of, the less of each is in it, a narrow one above all; and the more chunks, the larger a
+store."""
 
 _NAMESPACE = uuid.UUID("0d2f5c0e-6f5b-4c53-9a55-7c1d9d1f3c42").bytes
 _LEAST_TOKENS = 8
@@ -79,7 +84,9 @@ class Chunker:
         ConfigError: the numbers make no sense.
     """
 
-    def __init__(self, counter: TokenCounter, max_tokens: int = 256, overlap: int = 32) -> None:
+    def __init__(
+        self, counter: TokenCounter, max_tokens: int = CHUNK_TOKENS, overlap: int = CHUNK_OVERLAP
+    ) -> None:
         if max_tokens < _LEAST_TOKENS:
             raise ConfigError(
                 f"max_tokens={max_tokens}: a chunk has at least {_LEAST_TOKENS}",

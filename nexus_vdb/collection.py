@@ -47,8 +47,8 @@ class Collection(Reader):
         text_field: str = "text",
         title_field: str = "title",
         vector_field: str | None = None,
-        chunk_tokens: int = 256,
-        chunk_overlap: int = 32,
+        chunk_tokens: int | None = None,
+        chunk_overlap: int | None = None,
         delete_missing: bool = False,
         max_delete: float = 0.1,
         dry_run: bool = False,
@@ -67,8 +67,8 @@ class Collection(Reader):
             text_field: Field with its text.
             title_field: Field with its title; need not be there.
             vector_field: Field with ready-made vectors, taken instead of embedding.
-            chunk_tokens: Longest chunk.
-            chunk_overlap: Tokens that neighbouring chunks share at most.
+            chunk_tokens: Longest chunk; by default as the last ingest had it, at first 192.
+            chunk_overlap: Tokens that neighbouring chunks share at most; likewise, at first 24.
             delete_missing: Delete documents that the corpus does not have, if all of it was read.
             max_delete: Share of the documents that may be deleted so; more is refused.
             dry_run: Only count.
@@ -90,8 +90,7 @@ class Collection(Reader):
             "text_field": text_field,
             "title_field": title_field,
             "vector_field": vector_field,
-            "chunk_tokens": chunk_tokens,
-            "chunk_overlap": chunk_overlap,
+            **_said(chunk_tokens=chunk_tokens, chunk_overlap=chunk_overlap),
             "delete_missing": delete_missing,
             "max_delete": max_delete,
             "dry_run": dry_run,
@@ -110,8 +109,8 @@ class Collection(Reader):
         ids: Sequence[str] | None = None,
         metadata: Sequence[Metadata] | None = None,
         vectors: Floats | None = None,
-        chunk_tokens: int = 256,
-        chunk_overlap: int = 32,
+        chunk_tokens: int | None = None,
+        chunk_overlap: int | None = None,
     ) -> list[str]:
         """Add documents or texts, replacing those of the same id; returns their ids.
 
@@ -120,8 +119,8 @@ class Collection(Reader):
             ids: Of the texts; by default a digest of each, so that the same text is kept once.
             metadata: Of the texts.
             vectors: Ready-made, float32 `[n, d]`, taken instead of embedding.
-            chunk_tokens: Longest chunk.
-            chunk_overlap: Tokens that neighbouring chunks share at most.
+            chunk_tokens: Longest chunk; by default as the last ingest had it, at first 192.
+            chunk_overlap: Tokens that neighbouring chunks share at most; likewise, at first 24.
 
         Raises:
             ConfigError: the lists differ in length.
@@ -132,8 +131,7 @@ class Collection(Reader):
             raise ConfigError(f"{len(vectors)} vectors for {len(given)} documents")
         options = {
             "vector_field": None if vectors is None else GIVEN.vector,
-            "chunk_tokens": chunk_tokens,
-            "chunk_overlap": chunk_overlap,
+            **_said(chunk_tokens=chunk_tokens, chunk_overlap=chunk_overlap),
             "on_error": "fail",
         }
         if given:
@@ -204,3 +202,7 @@ class Collection(Reader):
                 hint="use another store, or the same kind of vectors",
             )
         return self._store
+
+
+def _said(**options: int | None) -> dict[str, int]:
+    return {name: value for name, value in options.items() if value is not None}

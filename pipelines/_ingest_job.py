@@ -18,7 +18,7 @@ from nexus_vdb.garbage import rare_collections
 from nexus_vdb.idset import IdSet
 from nexus_vdb.interfaces import Encoder, Store
 from nexus_vdb.pipelines._ingest_finish import finish, reconcile
-from nexus_vdb.pipelines._ingest_kept import keep_settings
+from nexus_vdb.pipelines._ingest_kept import as_filled, keep_settings
 from nexus_vdb.pipelines._ingest_missing import delete_missing
 from nexus_vdb.pipelines._ingest_parts import Made, joined
 from nexus_vdb.pipelines._ingest_stages import Batch, Ledger, Stages
@@ -51,6 +51,7 @@ class Job:
         stop: Ends the run after the batch in hand.
 
     Attributes:
+        settings: Those given, with chunks as the store has them where nothing is said of these.
         schema: Of the store.
         stages: What `run` is made of, in this process.
         reconciles: Whether the records that the store holds in the end are counted.
@@ -66,7 +67,6 @@ class Job:
         progress: Progress | None,
         stop: threading.Event,
     ) -> None:
-        self.settings = settings
         self.report = report
         self.stop = stop
         self.reconciles = not settings.dry_run
@@ -74,6 +74,7 @@ class Job:
         encoder = collection.encoder if width is None else None
         self.schema = _schema(encoder, settings, width)
         self._store = _target(collection, self.schema, dry_run=settings.dry_run)
+        self.settings = settings = as_filled(self._store, settings)
         if settings.sources and not settings.dry_run:
             keep_settings(self._store, settings)
         self._before = 0 if settings.dry_run else self._store.count()

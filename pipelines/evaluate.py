@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from nexus_vdb.chunking import CHUNK_OVERLAP, CHUNK_TOKENS
 from nexus_vdb.collection import Collection
 from nexus_vdb.errors import ConfigError
 from nexus_vdb.interfaces import Encoder, SupportsHeads
@@ -35,7 +36,6 @@ from nexus_vdb.stages import slices
 from nexus_vdb.types import Floats, Hit, QueryBatch, SearchPlan
 
 __all__ = [
-    "CHUNK_TOKENS",
     "HeadRecorder",
     "SentencePairs",
     "TestSet",
@@ -50,9 +50,6 @@ __all__ = [
 
 Found = dict[str, list[Hit]]
 """Chunks by query id, best first."""
-
-CHUNK_TOKENS: int = IngestSettings.model_fields["chunk_tokens"].default
-"""Longest chunk of a document where nothing else is said."""
 
 _DEPTH = 100
 _TOP = 10
@@ -82,7 +79,7 @@ def fill(
         id_field="_id",
         quarantine=None,
         chunk_tokens=chunk_tokens,
-        chunk_overlap=min(32, chunk_tokens // 8),  # as an ingest, and less than a short chunk
+        chunk_overlap=min(CHUNK_OVERLAP, chunk_tokens // 8),  # less than a short chunk
     )
     return ingest(collection, settings, progress=progress)
 

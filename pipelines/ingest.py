@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from nexus_vdb.chunking import CHUNK_OVERLAP, CHUNK_TOKENS
 from nexus_vdb.collection import Collection
 from nexus_vdb.corpus import FieldMap, RowSource, open_corpus
 from nexus_vdb.errors import ConfigError, SourceError, StoreNotFound
@@ -75,8 +76,8 @@ class IngestSettings(Settings):
     text_field: str = "text"
     title_field: str = "title"
     vector_field: str | None = None
-    chunk_tokens: int = Field(256, ge=8)
-    chunk_overlap: int = Field(32, ge=0)
+    chunk_tokens: int = Field(CHUNK_TOKENS, ge=8)
+    chunk_overlap: int = Field(CHUNK_OVERLAP, ge=0)
     cuts: tuple[int, ...] | None = None
     delete_missing: bool = False
     max_delete: Annotated[float, BeforeValidator(_share)] = Field(0.1, ge=0, le=1)

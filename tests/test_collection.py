@@ -91,6 +91,18 @@ def test_get_gives_chunks_in_order() -> None:
     assert all(part in text for part in found.texts)
 
 
+def test_chunks_stay_as_long_as_they_are_where_nothing_is_said(tmp_path: Path) -> None:
+    collection, path = make(), tmp_path / "corpus.jsonl"
+    text = ". ".join(f"sentence {number} of a long text" for number in range(40))
+    path.write_text(json.dumps({"id": "long", "text": text}) + "\n", encoding="utf-8")
+    first = collection.ingest(path, chunk_tokens=32, chunk_overlap=8)
+    again = collection.ingest(path)
+    assert (first.embedded, again.embedded, again.skipped) == (1, 0, 1)
+    collection.add([nx.Document("another", text)])
+    assert collection.get(["another"]).texts == collection.get(["long"]).texts
+    assert collection.ingest(path, chunk_tokens=64).embedded == 1
+
+
 def test_delete_by_id_and_by_filter(pets: nx.Collection) -> None:
     assert pets.delete(["a", "unknown"]) == 1
     assert pets.delete(where={"year": {"$gte": 2004}}) == 1

@@ -50,7 +50,7 @@ def _shares(text: str | None) -> tuple[float, ...]:
 @click.argument("place", metavar="BEIR_DIR|STS.tsv", type=click.Path(path_type=Path))
 @model_option
 @click.option("--store", "url", metavar="URL", help="Search this store instead of embedding anew.")
-@click.option("--chunk-tokens", type=click.IntRange(8), metavar="N", help="Longest chunk.  [256]")
+@click.option("--chunk-tokens", type=click.IntRange(8), metavar="N", help="Longest chunk.  [192]")
 @click.option("--split", default="test", show_default=True, help="Judgements: qrels/SPLIT.tsv.")
 @click.option("--heads", is_flag=True, help="Search with the semantic and entity heads as well.")
 @click.option("--shares", metavar="1,2.5,5", help="Candidates of the hash, in % of the records.")
@@ -126,9 +126,9 @@ def _measure(
     shares: tuple[float, ...],
 ) -> dict[str, Any]:
     from nexus_vdb import encoder
+    from nexus_vdb.chunking import CHUNK_TOKENS
     from nexus_vdb.collection import Collection
     from nexus_vdb.pipelines.evaluate import (
-        CHUNK_TOKENS,
         HeadRecorder,
         evaluate,
         evaluate_heads,

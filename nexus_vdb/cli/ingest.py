@@ -52,8 +52,10 @@ _INTERRUPTED = 130
 @click.option("--title-field", metavar="NAME", help="Field with its title, if any.  [title]")
 @click.option("--vector-field", metavar="NAME", help="Take ready-made vectors from this field.")
 @model_option
-@click.option("--chunk-tokens", type=int, metavar="N", help="Longest chunk.  [256]")
-@click.option("--chunk-overlap", type=int, metavar="N", help="Tokens shared by neighbours.  [32]")
+@click.option("--chunk-tokens", type=int, metavar="N", help="Longest chunk.  [as stored; 192]")
+@click.option(
+    "--chunk-overlap", type=int, metavar="N", help="Tokens shared by neighbours.  [as stored; 24]"
+)
 @click.option("--cuts", metavar="LIST", help="Vector widths that a new store keeps.  [256,768]")
 @click.option("--delete-missing", is_flag=True, default=None, help="Delete what the corpus lacks.")
 @click.option("--max-delete", metavar="SHARE", help="…but no more than this.  [10%]")

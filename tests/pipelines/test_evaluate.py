@@ -28,7 +28,7 @@ WORDS = ["apple", "banana", "cherry", "damson", "elder", "fig"]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Six documents of a word or two each; the third is long enough for several chunks."""
-    texts = [word if word != "cherry" else " ".join([word] * 700) for word in WORDS]
+    texts = [word if word != "cherry" else " ".join([word] * 450) for word in WORDS]
     texts[4] = "elder fig"
     corpus = [{"_id": f"d{row}", "title": "", "text": text} for row, text in enumerate(texts)]
     asked = {"q1": "apple", "q2": "cherry cherry banana", "d4": texts[4], "unjudged": "fig"}
