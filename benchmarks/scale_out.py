@@ -41,7 +41,8 @@ from nexus_vdb.types import SearchPlan, StoreSchema
 
 MEGABYTE = 1 << 20
 PART, SEARCHES, CANDIDATES = 3000, 50, 500
-CHARACTERS = 814  # of a chunk of SciFact
+TOKENS, SHARED = 256, 32  # of a chunk: a large store has long ones
+CHARACTERS = 814  # of such a chunk of SciFact
 
 
 class Watch:
@@ -135,6 +136,8 @@ def embedding(corpus: Path, id_field: str, model: str | None, workers: tuple[int
             settings = IngestSettings(
                 sources=[str(corpus)],
                 id_field=id_field,
+                chunk_tokens=TOKENS,
+                chunk_overlap=SHARED,
                 quarantine=None,
                 engine="ray",
                 workers=count,
