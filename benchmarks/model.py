@@ -66,6 +66,7 @@ VARIANTS = {
     "no-matryoshka": Variant(
         "without the Matryoshka loss", {}, {"schedule": {"matryoshka": False}}
     ),
+    "no-last-fit": Variant("without the fit after the last step", {}, {"fit_last": False}),
     "no-distillation": Variant("without distillation", {}, {"losses": _NO_TEACHER_LOSSES}),
     "no-teacher": Variant("without a teacher at all", {}, {"teachers": []}),
     "bigrams": Variant("with vectors for 48,000 pairs of pieces", {"bigrams": 48_000}),

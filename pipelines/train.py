@@ -22,10 +22,12 @@ import torch.distributed as dist
 from nexus_vdb.encoder import find_bundle
 from nexus_vdb.errors import ConfigError
 from nexus_vdb.model import initialize
-from nexus_vdb.model.batches import text_batches
+from nexus_vdb.model.batches import PairBatches, text_batches
 from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.model.config import load_config
+from nexus_vdb.model.fusion_fit import fit_fusion
 from nexus_vdb.model.gradients import Ranks
+from nexus_vdb.model.hash_fit import FIT_FROM
 from nexus_vdb.model.losses import cut
 from nexus_vdb.model.network import NexusModel, NexusOutput, count_parameters
 from nexus_vdb.model.precision import autocast
@@ -35,6 +37,9 @@ from nexus_vdb.pipelines._train_inputs import Bar, Prepared, Say, Update, no_bar
 from nexus_vdb.pipelines._train_settings import TrainSettings
 
 __all__ = ["Bar", "Say", "TrainSettings", "no_bar", "run_training"]
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Ids and mask."""
 
 
 def run_training(
@@ -82,6 +87,14 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
         say("held out: " + "  ".join(f"{name} {value:.3f}" for name, value in found.items()))
         return found
 
+    def finish(model: NexusModel) -> None:
+        brought = settings.start and not settings.refit
+        if brought or not settings.fit_last or 2 * len(prepared.batches.a) < FIT_FROM:
+            return
+        sample = _sample(prepared.batches, FIT_FROM // 2)
+        with bar("fitting fusion and hash") as update:
+            fit_fusion(model, _watched(sample, update))
+
     with bar("training") as update:
         smooth = _Smooth()
         train(
@@ -93,11 +106,18 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
             device=device,
             report=lambda step, parts: update(step, settings.schedule.steps, smooth(parts["loss"])),
             validate=validate,
+            finish=finish,
             until=time.time() + 60 * settings.minutes,
         )
     checkpoint = latest_checkpoint(settings.out)
     assert checkpoint is not None
     return checkpoint
+
+
+def _watched(batches: list[Batch], update: Update) -> Iterator[Batch]:
+    for done, batch in enumerate(batches, 1):
+        yield batch
+        update(done, len(batches), "")
 
 
 @contextmanager
@@ -153,7 +173,7 @@ _KEYS = {"bigrams.keys": "pairs of pieces with vectors", "bag.terms": "terms of 
 
 def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> None:
     """Set what need not be learned: see `nexus_vdb.model.initialize`."""
-    batches = prepared.batches
+    batches, config = prepared.batches, model.config
     if model.bigrams is not None and not model.bigrams.started:
         model.bigrams.start([batches.a, batches.b])
     if settings.start and not settings.refit:
@@ -165,14 +185,22 @@ def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> No
     if model.bag is not None:
         initialize.start_bag(model.bag, batches.lexicon, seed=settings.seed)
     initialize.start_gates(model, entity_weight=settings.entity_weight)
-    sample = np.arange(min(4096, len(batches.a)))
-    ids = [
+    sample = _sample(batches, 4096)
+    with initialize.without_idle_blocks(model.eval()):
+        if config.nsa:
+            initialize.fit_anchors(model, sample)
+        fit_fusion(model, sample)
+
+
+def _sample(batches: PairBatches, count: int) -> list[Batch]:
+    """Ids and masks of both sides of the first pairs, at most so many."""
+    rows = np.arange(min(count, len(batches.a)))
+    return [
         batch
         for table in (batches.a, batches.b)
         # Like lengths together: less padding, and the order changes nothing here.
-        for batch in text_batches(table, sample[np.argsort(table.lengths[sample], kind="stable")])
+        for batch in text_batches(table, rows[np.argsort(table.lengths[rows], kind="stable")])
     ]
-    initialize.fit_fusion(model, ids)
 
 
 def _load_start(model: NexusModel, settings: TrainSettings) -> None:

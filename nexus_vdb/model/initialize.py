@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,13 +14,12 @@ import torch
 
 from nexus_vdb.model.batches import PairBatches, text_batches
 from nexus_vdb.model.data import TokenTable
-from nexus_vdb.model.hash_fit import itq_residual
 from nexus_vdb.model.lexicon import K1, Lexicon
 from nexus_vdb.model.network import EntityBag, NexusModel
 
 __all__ = [
     "TeacherSpace",
-    "fit_fusion",
+    "fit_anchors",
     "start_bag",
     "start_from_counts",
     "start_from_pieces",
@@ -34,8 +33,6 @@ Array = npt.NDArray[np.float32]
 _TURNED = 4096  # texts
 
 _SIF = 1e-3  # Arora et al. 2017: weight a / (a + p)
-
-_COMMON = 3 / 16  # of the bag's axes that come last in the fused vector
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,8 +144,15 @@ def start_gates(model: NexusModel, *, entity_weight: float) -> None:
     bias[model.config.semantic_dim :] = (semantic * entity_weight).clamp(max=0.98).logit()
 
 
-def _fit_anchors(model: NexusModel, pooled: torch.Tensor) -> None:
-    """Start spectral coordinates as principal components, small enough for a linear tanh."""
+@torch.no_grad()
+def fit_anchors(model: NexusModel, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Start spectral coordinates as principal components, small enough for a linear tanh.
+
+    Args:
+        model: Its `anchor_in` and `anchors` are changed.
+        batches: Ids and masks, some thousand texts together.
+    """
+    pooled = torch.cat([model.pool(ids, mask.float())[0] for ids, mask in batches])
     mean = pooled.mean(0)
     values, axes = torch.linalg.eigh(torch.cov((pooled - mean).T.double()))
     components = axes.flip(1)[:, : model.config.hash_bits].float()  # [d, 64]
@@ -159,54 +163,6 @@ def _fit_anchors(model: NexusModel, pooled: torch.Tensor) -> None:
     weight = components.T @ torch.linalg.pinv(inner) / (2 * deviation)
     model.anchors.weight.copy_(weight)
     model.anchors.bias.copy_(-(weight @ (inner @ mean)))
-
-
-@torch.no_grad()
-def fit_fusion(model: NexusModel, ids: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Start anchors and fusion as principal components, the hash as ITQ of what comes out.
-
-    Prefixes of a PCA keep inner products best in the least-squares sense: what the Matryoshka
-    loss then refines. The leading components of the bag come last all the same: they are of words
-    that many texts share, and a narrow vector finds more by those that few do.
-
-    Args:
-        model: Changed in place: `anchors`, `fuse` and `hash_residual`.
-        ids: Batches of ids and masks, some thousand texts together.
-    """
-    model.eval()
-    with without_idle_blocks(model):
-        if model.config.nsa:
-            pooled = [model.pool(batch, mask.float())[0] for batch, mask in ids]
-            _fit_anchors(model, torch.cat(pooled))
-        heads = [model.heads(batch, mask.float()) for batch, mask in ids]
-    concat = torch.cat([parts[4] for parts in heads]).double()
-    model.fuse.weight.copy_(_fused_axes(concat.T @ concat, model).T)
-    if model.config.hash_residual:
-        embedding = torch.nn.functional.normalize(model.fuse(concat.float()), dim=-1)
-        weight, bias = itq_residual(embedding, torch.cat([parts[2] for parts in heads]))
-        model.hash_residual.weight.copy_(weight)
-        model.hash_residual.bias.copy_(bias)
-    model.train()
-
-
-def _fused_axes(moments: torch.Tensor, model: NexusModel) -> torch.Tensor:
-    """Orthonormal columns `[concat, embedding_dim]` of second moments `[concat, concat]`."""
-    config = model.config
-    names = slice(config.semantic_dim, config.semantic_dim + config.bag_dim)
-    last = int(config.bag_dim * _COMMON) if model.bag is not None else 0
-    common = moments.new_zeros(len(moments), last)
-    common[names] = _principal(moments[names, names])[:, :last]
-    shared = common @ common.T
-    without = torch.eye(len(moments)).to(moments) - shared
-    # Below zero: also behind axes that a small sample leaves without any length.
-    first = _principal(without @ moments @ without - shared)[:, : config.embedding_dim - last]
-    return torch.cat([first, common], 1)
-
-
-def _principal(moments: torch.Tensor) -> torch.Tensor:
-    """Eigenvectors as columns, those of the greatest values first."""
-    axes: torch.Tensor = torch.linalg.eigh(moments).eigenvectors
-    return axes.flip(1)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ __all__ = ["train"]
 
 Report = Callable[[int, dict[str, float]], None]
 Validate = Callable[[NexusModel], dict[str, float]]
+Finish = Callable[[NexusModel], None]
 
 
 def train(
@@ -38,6 +39,7 @@ def train(
     device: str = "cpu",
     report: Report = lambda step, parts: None,
     validate: Validate = lambda model: {},
+    finish: Finish = lambda model: None,
     until: float = math.inf,
 ) -> int:
     """Train to `schedule.steps`, from the latest checkpoint in `folder` if there is one.
@@ -53,6 +55,7 @@ def train(
         device: "cpu" or "cuda".
         report: Called with each step's losses, for progress.
         validate: Called at the start and at each checkpoint; its figures go to the log.
+        finish: Called after the last step of all, to fit what no gradient does.
         until: `time.time()` at which to stop early, with a checkpoint.
 
     Returns:
@@ -75,6 +78,8 @@ def train(
             seconds = time.time() - began
             log({"step": step + 1, "lr": schedule.rate(step), "seconds": seconds} | values)
             report(step + 1, values)
+            if step + 1 == schedule.steps:
+                run.finish(finish)
             ending = step + 1 == schedule.steps or run.agreed(time.time() > until)
             if ending or (step + 1) % schedule.checkpoint_every == 0:
                 run.save(step + 1)
@@ -166,15 +171,27 @@ class _Run:
             save(self._folder, step, self._trained, self._optimizer, ema=self._ema, config=config)
         self._ranks.wait()
 
+    def finish(self, fit: Finish) -> None:
+        """Change the weights that are exported, if this is the process that writes."""
+        if self._ranks.number == 0:
+            with self._exported():
+                fit(self._model)
+                self._ema = _copies(self._model) if self._ema else {}
+
     def validated(self, validate: Validate) -> dict[str, float]:
-        """The figures of the running mean, where there is one, else of the weights."""
+        """The figures of the weights that are exported."""
         if self._ranks.number:
             return {}
-        held = _copies(self._model) if self._ema else {}
+        with self._exported():
+            return validate(self._model)
+
+    @contextmanager
+    def _exported(self) -> Iterator[None]:
+        """The running mean in the network, where there is one."""
+        trained = _copies(self._model) if self._ema else {}
         _load(self._model, self._ema)
-        found = validate(self._model)
-        _load(self._model, held)
-        return found
+        yield
+        _load(self._model, trained)
 
     def agreed(self, ending: bool) -> bool:
         """Whether the first process says so, for clocks differ."""

@@ -16,7 +16,8 @@ from nexus_vdb.model.bundle import load_checkpoint
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.data import TokenTable, read_pairs
 from nexus_vdb.model.export import run_onnx
-from nexus_vdb.model.initialize import fit_fusion, start_bag, without_idle_blocks
+from nexus_vdb.model.fusion_fit import fit_fusion
+from nexus_vdb.model.initialize import start_bag, without_idle_blocks
 from nexus_vdb.model.lexicon import Lexicon, term_of_piece
 from nexus_vdb.model.network import EntityBag, NexusModel
 from nexus_vdb.model.precision import has_fast_bf16

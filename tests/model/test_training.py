@@ -64,6 +64,40 @@ def test_a_killed_run_resumes_bit_for_bit(values: Any, optimizer: str) -> None:
         assert torch.equal(tensor, resumed[name]), name
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_fusion_is_fitted_anew_after_the_last_step(
+    values: Any, monkeypatch: pytest.MonkeyPatch, ema: float
+) -> None:
+    monkeypatch.setattr("nexus_vdb.pipelines.train.FIT_FROM", 256)
+
+    def fuse(run: Path) -> torch.Tensor:
+        return load_checkpoint(run)[0].fuse.weight.detach()
+
+    def skew(axes: torch.Tensor) -> float:
+        return float((axes @ axes.T - torch.eye(len(axes))).abs().max())
+
+    run = run_training(settings(values, ema=ema))
+    early, late = (fuse(path) for path in sorted(values["out"].glob("step-*")))
+    assert skew(early) > 1e-3
+    assert skew(late) < 1e-4
+    run.unlink()
+    assert torch.equal(fuse(run_training(settings(values, ema=ema))), late)
+
+
+def test_a_bundle_keeps_its_fusion(values: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_vdb.pipelines.train.FIT_FROM", 256)
+    fitted: list[int] = []
+    monkeypatch.setattr("nexus_vdb.pipelines.train.fit_fusion", lambda *_: fitted.append(1))
+    first = run_training(settings(values, steps=2))
+    assert len(fitted) == 2
+    bundle = first.parent / "bundle"
+    export = {"checkpoint": first, "tokenizer": values["tokenizer"], "sample": values["pairs"]}
+    run_export(make_settings(ExportSettings, export | {"precision": "float32", "out": bundle}))
+    values |= {"start": str(bundle), "out": first.parent / "further"}
+    run_training(settings(values, steps=2))
+    assert len(fitted) == 2
+
+
 def test_a_finished_run_is_not_trained_again(values: Any) -> None:
     first = run_training(settings(values, steps=10))
     before = first.read_bytes()
