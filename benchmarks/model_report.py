@@ -20,7 +20,7 @@ one more. Made by
 {dates}. Held equal: the tokenizer, {pairs}, what of them is held out, their order,
 {steps:,} steps of {batch} pairs, learning rate and its course, the seed of the random start, the
 losses but for those of the part left out. The shipped model has 4 layers of 256, and was trained
-for 23,104 steps of 128 in all. "Another order" is the full model once more and shows what
+for 25,704 steps of 128 in all. "Another order" is the full model once more and shows what
 chance alone changes.
 
 A document is one vector, of its first {tokens} tokens, and is searched exactly; the query itself is
