@@ -23,8 +23,8 @@ def page(results: Result) -> str:
         "process of its own. Memory is the peak of the whole process as the kernel counts it, "
         "mapped files included. Each part says the command that repeats it, the date, and what "
         "the processor multiplies int8 by: with AMX the encoder is two to three times as quick as "
-        "with AVX2, and all else weighs more beside it. Parts of before 2026-11-30 are of chunks of "
-        "up to 256 tokens, the default then; it is 192 since.",
+        "with AVX2, and all else weighs more beside it. Parts of before 2026-11-30 are of chunks "
+        "of up to 256 tokens, the default then; it is 192 since.",
     ]
     parts = [kills, scifact, memory, rate, vectors, document]
     sections = ["\n".join(["", *lines]) for part in parts if (lines := list(part(results)))]
