@@ -81,11 +81,9 @@ def test_each_variant_differs_in_its_part_alone(ablation: Any, tmp_path: Path) -
             NexusConfig.model_validate_json(one["network"].read_text()).model_dump()
             for one in (full, other)
         ]
-        pairs = [(full[key], other[key]) for key in ("schedule", "losses", "teachers", "text")]
-        flat = [
-            (one, two) if isinstance(one, dict) else ({"teachers": one}, {"teachers": two})
-            for one, two in [*pairs, tuple(networks)]
-        ]
+        whole = [{key: one[key] for key in ("teachers", "fit_last")} for one in (full, other)]
+        tables = [(full[key], other[key]) for key in ("schedule", "losses", "text")]
+        flat = [tuple(whole), tuple(networks), *tables]
         return {key: two[key] for one, two in flat for key in one if one[key] != two[key]}
 
     assert made["full"].schedule.steps == 7
@@ -97,6 +95,7 @@ def test_each_variant_differs_in_its_part_alone(ablation: Any, tmp_path: Path) -
         "no-nsa": {"nsa": False, "spectral": 0.0},
         "no-hash-residual": {"hash_residual": False},
         "no-matryoshka": {"matryoshka": False},
+        "no-last-fit": {"fit_last": False},
         "no-distillation": {"vector": 0.0, "relational": 0.0, "fused_relational": 0.0},
         "no-teacher": {"teachers": []},
         "bigrams": {"bigrams": 48_000},
