@@ -11,15 +11,9 @@ __all__ = ["KEPT", "as_filled", "keep_settings"]
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
-KEPT = (
-    "id_field",
-    "text_field",
-    "title_field",
-    "vector_field",
-    "chunk_tokens",
-    "chunk_overlap",
-)
-_CHUNKS = KEPT[-2:]
+_CHUNKS = ("chunk_tokens", "chunk_overlap")
+
+KEPT = ("id_field", "text_field", "title_field", "vector_field", *_CHUNKS)
 
 
 def keep_settings(store: Store, settings: Settings) -> None:

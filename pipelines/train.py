@@ -22,7 +22,7 @@ import torch.distributed as dist
 from nexus_vdb.encoder import find_bundle
 from nexus_vdb.errors import ConfigError
 from nexus_vdb.model import initialize
-from nexus_vdb.model.batches import PairBatches, text_batches
+from nexus_vdb.model.batches import PairBatches, TextBatch, text_batches
 from nexus_vdb.model.checkpoints import latest_checkpoint
 from nexus_vdb.model.config import load_config
 from nexus_vdb.model.fusion_fit import fit_fusion
@@ -37,9 +37,6 @@ from nexus_vdb.pipelines._train_inputs import Bar, Prepared, Say, Update, no_bar
 from nexus_vdb.pipelines._train_settings import TrainSettings
 
 __all__ = ["Bar", "Say", "TrainSettings", "no_bar", "run_training"]
-
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Ids and mask."""
 
 
 def run_training(
@@ -114,7 +111,7 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
     return checkpoint
 
 
-def _watched(batches: list[Batch], update: Update) -> Iterator[Batch]:
+def _watched(batches: list[TextBatch], update: Update) -> Iterator[TextBatch]:
     for done, batch in enumerate(batches, 1):
         yield batch
         update(done, len(batches), "")
@@ -173,7 +170,7 @@ _KEYS = {"bigrams.keys": "pairs of pieces with vectors", "bag.terms": "terms of 
 
 def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> None:
     """Set what need not be learned: see `nexus_vdb.model.initialize`."""
-    batches, config = prepared.batches, model.config
+    batches = prepared.batches
     if model.bigrams is not None and not model.bigrams.started:
         model.bigrams.start([batches.a, batches.b])
     if settings.start and not settings.refit:
@@ -187,12 +184,12 @@ def _start(model: NexusModel, prepared: Prepared, settings: TrainSettings) -> No
     initialize.start_gates(model, entity_weight=settings.entity_weight)
     sample = _sample(batches, 4096)
     with initialize.without_idle_blocks(model.eval()):
-        if config.nsa:
+        if model.config.nsa:
             initialize.fit_anchors(model, sample)
         fit_fusion(model, sample)
 
 
-def _sample(batches: PairBatches, count: int) -> list[Batch]:
+def _sample(batches: PairBatches, count: int) -> list[TextBatch]:
     """Ids and masks of both sides of the first pairs, at most so many."""
     rows = np.arange(min(count, len(batches.a)))
     return [

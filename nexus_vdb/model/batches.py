@@ -16,7 +16,10 @@ from nexus_vdb.model.data import TokenTable
 from nexus_vdb.model.lexicon import Lexicon
 from nexus_vdb.model.schedule import Schedule
 
-__all__ = ["Batch", "Negatives", "PairBatches", "text_batches"]
+__all__ = ["Batch", "Negatives", "PairBatches", "TextBatch", "text_batches"]
+
+TextBatch = tuple[Tensor, Tensor]
+"""Ids and mask of some texts, int64 `[n, T]`."""
 
 _BUCKET = 64  # batches sorted by length together: little padding, yet mixed neighbours
 
@@ -136,7 +139,7 @@ class PairBatches:
         )
 
 
-def text_batches(table: TokenTable, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+def text_batches(table: TokenTable, rows: npt.NDArray[np.int64]) -> Iterator[TextBatch]:
     """Ids and masks of some texts, int64 `[n, T]`, a hundred or so at a time."""
     for part in np.array_split(rows, max(1, len(rows) // 128)):
         ids, mask = table.padded(part)

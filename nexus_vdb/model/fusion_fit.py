@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
+from nexus_vdb.model.batches import TextBatch
 from nexus_vdb.model.hash_fit import itq_residual
 from nexus_vdb.model.network import NexusModel
 from nexus_vdb.model.precision import autocast
@@ -20,7 +21,7 @@ _COMMON = 3 / 16  # of the bag's axes that come last in the fused vector
 
 
 @torch.no_grad()
-def fit_fusion(model: NexusModel, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def fit_fusion(model: NexusModel, batches: Iterable[TextBatch]) -> None:
     """Fit the fusion as principal components, the hash as ITQ of what comes out.
 
     Prefixes of a PCA keep inner products best in the least-squares sense. The leading components of

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nexus_vdb.hashing import ItqHash
+from nexus_vdb.model.batches import TextBatch
 from nexus_vdb.model.losses import hash_loss
 from nexus_vdb.model.network import NexusModel
 from nexus_vdb.model.precision import autocast
@@ -30,7 +31,7 @@ Affine = tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def fit_hash(model: NexusModel, batches: Iterable[tuple[Tensor, Tensor]], *, seed: int = 0) -> None:
+def fit_hash(model: NexusModel, batches: Iterable[TextBatch], *, seed: int = 0) -> None:
     """Fit the residual so that the hash ranks as the embedding does, and centre each bit.
 
     Begins at ITQ of the embedding less what the spectral coordinates say of it, and at the

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import scipy.linalg
 import torch
 
-from nexus_vdb.model.batches import PairBatches, text_batches
+from nexus_vdb.model.batches import PairBatches, TextBatch, text_batches
 from nexus_vdb.model.data import TokenTable
 from nexus_vdb.model.lexicon import K1, Lexicon
 from nexus_vdb.model.network import EntityBag, NexusModel
@@ -145,7 +145,7 @@ def start_gates(model: NexusModel, *, entity_weight: float) -> None:
 
 
 @torch.no_grad()
-def fit_anchors(model: NexusModel, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def fit_anchors(model: NexusModel, batches: Sequence[TextBatch]) -> None:
     """Start spectral coordinates as principal components, small enough for a linear tanh.
 
     Args:
