@@ -66,7 +66,7 @@ VARIANTS = {
     "no-matryoshka": Variant(
         "without the Matryoshka loss", {}, {"schedule": {"matryoshka": False}}
     ),
-    "no-last-fit": Variant("without the fit after the last step", {}, {"fit_last": False}),
+    "no-last-fit": Variant("without the fit after the last step", {}, {"fit_fusion": False}),
     "no-distillation": Variant("without distillation", {}, {"losses": _NO_TEACHER_LOSSES}),
     "no-teacher": Variant("without a teacher at all", {}, {"teachers": []}),
     "bigrams": Variant("with vectors for 48,000 pairs of pieces", {"bigrams": 48_000}),
@@ -214,7 +214,7 @@ def run(
             "steps": steps,
             "batch": changes["batch"],
             "warmup": max(1, steps // 15),
-            "checkpoint_every": max(1, steps // 3),
+            "checkpoint_every": steps,
         },
     }
     results = load(work)

@@ -39,7 +39,7 @@ class TrainSettings(Settings):
         freeze: Parts of the network that are not trained: "blocks", "tokens", "bag.table" …
         stemmer: Snowball language by which pieces are one term to the entity head; "" for none.
         refit: Fit entity bag, gates, fusion and hash anew, though the run has a `start`.
-        fit_last: Fit fusion and hash once more after the last step, but where a `start` brings them
+        fit_fusion: Fit fusion and hash anew before each checkpoint, but where a `start` brings them
             along, or where there are too few texts.
         entity_weight: Length of the entity part of the fused vector at the start, beside the
             semantic part's.
@@ -58,7 +58,7 @@ class TrainSettings(Settings):
     freeze: list[str] = []
     stemmer: str = "english"
     refit: bool = False
-    fit_last: bool = True
+    fit_fusion: bool = True
     entity_weight: float = Field(0.6, gt=0)
     fields: list[str] = []
     source_weights: dict[str, float] = {}

@@ -84,9 +84,9 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
         say("held out: " + "  ".join(f"{name} {value:.3f}" for name, value in found.items()))
         return found
 
-    def finish(model: NexusModel) -> None:
+    def fit(model: NexusModel) -> None:
         brought = settings.start and not settings.refit
-        if brought or not settings.fit_last or 2 * len(prepared.batches.a) < FIT_FROM:
+        if brought or not settings.fit_fusion or 2 * len(prepared.batches.a) < FIT_FROM:
             return
         sample = _sample(prepared.batches, FIT_FROM // 2)
         with bar("fitting fusion and hash") as update:
@@ -103,7 +103,7 @@ def _run(settings: TrainSettings, device: str, say: Say, bar: Bar) -> Path:
             device=device,
             report=lambda step, parts: update(step, settings.schedule.steps, smooth(parts["loss"])),
             validate=validate,
-            finish=finish,
+            fit=fit,
             until=time.time() + 60 * settings.minutes,
         )
     checkpoint = latest_checkpoint(settings.out)

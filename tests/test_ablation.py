@@ -81,7 +81,7 @@ def test_each_variant_differs_in_its_part_alone(ablation: Any, tmp_path: Path) -
             NexusConfig.model_validate_json(one["network"].read_text()).model_dump()
             for one in (full, other)
         ]
-        whole = [{key: one[key] for key in ("teachers", "fit_last")} for one in (full, other)]
+        whole = [{key: one[key] for key in ("teachers", "fit_fusion")} for one in (full, other)]
         tables = [(full[key], other[key]) for key in ("schedule", "losses", "text")]
         flat = [tuple(whole), tuple(networks), *tables]
         return {key: two[key] for one, two in flat for key in one if one[key] != two[key]}
@@ -95,7 +95,7 @@ def test_each_variant_differs_in_its_part_alone(ablation: Any, tmp_path: Path) -
         "no-nsa": {"nsa": False, "spectral": 0.0},
         "no-hash-residual": {"hash_residual": False},
         "no-matryoshka": {"matryoshka": False},
-        "no-last-fit": {"fit_last": False},
+        "no-last-fit": {"fit_fusion": False},
         "no-distillation": {"vector": 0.0, "relational": 0.0, "fused_relational": 0.0},
         "no-teacher": {"teachers": []},
         "bigrams": {"bigrams": 48_000},

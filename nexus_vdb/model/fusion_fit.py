@@ -1,7 +1,7 @@
 """The fusion and the hash, fitted to what the heads make of some thousand texts.
 
-At the start for something to learn from, and once more after the last step: what gradients make of
-them suits the pairs that they saw, and less so other texts.
+At the start for something to learn from, and anew at each checkpoint: what gradients make of them
+suits the pairs that they saw, and less so other texts.
 """
 
 from __future__ import annotations

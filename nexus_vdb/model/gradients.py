@@ -59,6 +59,12 @@ class Ranks:
         if self.count > 1:
             dist.barrier()
 
+    def share(self, module: nn.Module) -> None:
+        """Give all processes the first one's weights."""
+        if self.count > 1:
+            for parameter in module.parameters():
+                dist.broadcast(parameter.data, 0)
+
     def add_up(self, module: nn.Module) -> None:
         """Replace each gradient by the sum over all processes."""
         if self.count > 1:

@@ -26,7 +26,7 @@ __all__ = ["train"]
 
 Report = Callable[[int, dict[str, float]], None]
 Validate = Callable[[NexusModel], dict[str, float]]
-Finish = Callable[[NexusModel], None]
+Fit = Callable[[NexusModel], None]
 
 
 def train(
@@ -39,7 +39,7 @@ def train(
     device: str = "cpu",
     report: Report = lambda step, parts: None,
     validate: Validate = lambda model: {},
-    finish: Finish = lambda model: None,
+    fit: Fit = lambda model: None,
     until: float = math.inf,
 ) -> int:
     """Train to `schedule.steps`, from the latest checkpoint in `folder` if there is one.
@@ -55,7 +55,7 @@ def train(
         device: "cpu" or "cuda".
         report: Called with each step's losses, for progress.
         validate: Called at the start and at each checkpoint; its figures go to the log.
-        finish: Called after the last step of all, to fit what no gradient does.
+        fit: Called before each checkpoint that the schedule asks for, to fit what no gradient does.
         until: `time.time()` at which to stop early, with a checkpoint.
 
     Returns:
@@ -78,10 +78,12 @@ def train(
             seconds = time.time() - began
             log({"step": step + 1, "lr": schedule.rate(step), "seconds": seconds} | values)
             report(step + 1, values)
-            if step + 1 == schedule.steps:
-                run.finish(finish)
-            ending = step + 1 == schedule.steps or run.agreed(time.time() > until)
-            if ending or (step + 1) % schedule.checkpoint_every == 0:
+            last = step + 1 == schedule.steps
+            due = last or (step + 1) % schedule.checkpoint_every == 0
+            if due:  # and not wherever time runs out: the run is the same in one piece or several
+                run.fit(fit)
+            ending = last or run.agreed(time.time() > until)
+            if due or ending:
                 run.save(step + 1)
                 log({"step": step + 1} | run.validated(validate))
             if ending:
@@ -171,12 +173,13 @@ class _Run:
             save(self._folder, step, self._trained, self._optimizer, ema=self._ema, config=config)
         self._ranks.wait()
 
-    def finish(self, fit: Finish) -> None:
-        """Change the weights that are exported, if this is the process that writes."""
+    def fit(self, fit: Fit) -> None:
+        """Change the weights that are exported, on the process that writes."""
         if self._ranks.number == 0:
             with self._exported():
                 fit(self._model)
                 self._ema = _copies(self._model) if self._ema else {}
+        self._ranks.share(self._model)
 
     def validated(self, validate: Validate) -> dict[str, float]:
         """The figures of the weights that are exported."""
