@@ -120,7 +120,7 @@ def picture(points: list[Point], log: list[Point], path: Path) -> None:
         steps = [(point["step"], point["figures"][name]) for point in points]
         below.plot(*zip(*steps, strict=True), marker="o", ms=4, label=name)
     below.set(ylabel="nDCG@10", xlabel="step")
-    below.legend(loc="best")
+    below.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=len(FIGURES), fontsize=8)
     for panel in (above, below):
         panel.grid(visible=True, alpha=0.2)
     figure.tight_layout()
