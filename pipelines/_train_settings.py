@@ -39,8 +39,8 @@ class TrainSettings(Settings):
         freeze: Parts of the network that are not trained: "blocks", "tokens", "bag.table" …
         stemmer: Snowball language by which pieces are one term to the entity head; "" for none.
         refit: Fit entity bag, gates, fusion and hash anew, though the run has a `start`.
-        fit_fusion: Fit fusion and hash anew before each checkpoint, but where a `start` brings them
-            along, or where there are too few texts.
+        fit_fusion: Fit fusion and hash anew before each checkpoint of the schedule, but where a
+            `start` brings them along, or where there are too few texts.
         entity_weight: Length of the entity part of the fused vector at the start, beside the
             semantic part's.
         skip_pairs: Pairs left out at the beginning, after `source_weights`: those that a run before

@@ -163,7 +163,8 @@ def test_two_processes_train_as_one_does(
         assert len(rows) == 9
         losses.append([row["loss"] for row in rows if "loss" in row])
         weights.append(load_file(out / "step-0000006.safetensors"))
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    rounding = 1e-4 if ema else 1e-3  # more once a step goes on from fitted axes
+    np.testing.assert_allclose(losses[0], losses[1], rtol=rounding)
     for name, value in weights[0].items():
         if "fuse" in name or "hash_residual" in name:
             continue  # axes of like length: as they fall
