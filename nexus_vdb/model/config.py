@@ -13,7 +13,7 @@ __all__ = ["NexusConfig", "load_config"]
 
 
 class NexusConfig(BaseModel):
-    """Sizes and switches; the defaults are the published 240M settings.
+    """Sizes and switches; the defaults are the published 240M settings, and a bag of 512.
 
     Attributes:
         bigrams: Frequent pairs of pieces that have vectors of their own; 0 for none.
@@ -40,7 +40,7 @@ class NexusConfig(BaseModel):
     n_topics: int = Field(16, ge=1)
     semantic_dim: int = 512
     entity_dim: int = 256
-    bag_dim: int = Field(256, ge=8, multiple_of=8)
+    bag_dim: int = Field(512, ge=8, multiple_of=8)
     anchor_dim: int = 256
     embedding_dim: int = 768
     matryoshka_dims: tuple[int, ...] = (768, 512, 256)

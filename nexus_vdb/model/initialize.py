@@ -135,13 +135,14 @@ def start_bag(bag: EntityBag, lexicon: Lexicon, *, seed: int = 0) -> None:
 @torch.no_grad()
 def start_gates(model: NexusModel, *, entity_weight: float) -> None:
     """Open the gates alike for every text; the entity head reads the bag more than the state."""
-    semantic = torch.tensor(0.88)
+    weights = torch.tensor([1.0, entity_weight])
+    semantic, entity = (0.88 * weights / weights.max()).logit()
     bias = model.gates.bias
     if model.entity_share is not None:
         model.entity_share.fill_(0.1)
     model.gates.weight.zero_()
-    bias[: model.config.semantic_dim] = semantic.logit()
-    bias[model.config.semantic_dim :] = (semantic * entity_weight).clamp(max=0.98).logit()
+    bias[: model.config.semantic_dim] = semantic
+    bias[model.config.semantic_dim :] = entity
 
 
 @torch.no_grad()

@@ -194,12 +194,13 @@ def test_a_start_that_does_not_fit_is_refused(
         load_bundle(tmp_path)
 
 
-def test_no_steps_keep_what_was_fitted(values: dict[str, Any]) -> None:
-    values |= {"schedule": {"steps": 0, "batch": 32}}
+@pytest.mark.parametrize("weight", [0.6, 1.5])
+def test_no_steps_keep_what_was_fitted(values: dict[str, Any], weight: float) -> None:
+    values |= {"schedule": {"steps": 0, "batch": 32}, "entity_weight": weight}
     model, step = load_checkpoint(run_training(make_settings(TrainSettings, values)))
     assert step == 0
     share = torch.sigmoid(model.gates.bias.detach())
-    assert float(share[-1] / share[0]) == pytest.approx(0.6, abs=1e-3)
+    assert float(share[-1] / share[0]) == pytest.approx(weight, abs=1e-3)
 
 
 def test_a_refit_makes_a_wider_bag_of_signs(
