@@ -134,7 +134,13 @@ def start_bag(bag: EntityBag, lexicon: Lexicon, *, seed: int = 0) -> None:
 
 @torch.no_grad()
 def start_gates(model: NexusModel, *, entity_weight: float) -> None:
-    """Open the gates alike for every text; the entity head reads the bag more than the state."""
+    """Open the gates alike for every text; the entity head reads the bag more than the state.
+
+    Args:
+        model: Its `gates` and `entity_share` are changed.
+        entity_weight: Length of the entity part beside the semantic part's; above 1 the semantic
+            gates are the narrower ones.
+    """
     weights = torch.tensor([1.0, entity_weight])
     semantic, entity = (0.88 * weights / weights.max()).logit()
     bias = model.gates.bias
