@@ -148,13 +148,14 @@ def _silent(line: str) -> None:
 
 
 class _Smooth:
-    """The running mean of the loss, for people to read."""
+    """The mean of the loss, for people to read: of all steps at first, then of the last fifty."""
 
     def __init__(self) -> None:
-        self._mean: float | None = None
+        self._mean, self._seen = 0.0, 0
 
     def __call__(self, loss: float) -> str:
-        self._mean = loss if self._mean is None else 0.98 * self._mean + 0.02 * loss
+        self._seen = min(self._seen + 1, 50)
+        self._mean += (loss - self._mean) / self._seen
         return f"loss {self._mean:.3f}"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nexus_vdb.cli import pace
+from nexus_vdb.cli.common import progress_bar
 from nexus_vdb.cli.pace import Pace
 
 
@@ -48,3 +49,13 @@ def test_a_long_pause_is_forgotten(clock: Clock) -> None:
         clock.now += 1
         left = stopped.left(done, 1000)
     assert left == "0:14:59"
+
+
+def test_a_line_of_progress_ends_where_there_is_nothing_more_to_say(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexus_vdb.cli.common.LINE_SECONDS", 0)
+    with progress_bar("teacher", lines=True) as update:
+        update(1, None, "")
+        update(2, None, "slow")
+    assert capsys.readouterr().err == "teacher: 1\nteacher: 2; slow\n"

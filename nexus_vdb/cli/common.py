@@ -139,7 +139,7 @@ class _Lines:
             return
         self._last = now
         of = f" of {total:,}, {left or '?'} left" if total else ""
-        note(f"{self._title}: {done:,}{of}; {text}")
+        note(f"{self._title}: {done:,}{of}" + (f"; {text}" if text else ""))
 
 
 def _bar() -> Progress:

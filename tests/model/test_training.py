@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,19 @@ def test_training_learns_what_partners_share(values: Any) -> None:
     losses = [row["contrastive"] for row in rows if "contrastive" in row]
     assert held_out[-1] > held_out[0]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+
+
+def test_the_loss_that_is_shown_is_the_mean_of_the_steps(values: Any) -> None:
+    shown = []
+
+    @contextmanager
+    def bar(title: str) -> Iterator[Callable[[int, int | None, str], None]]:
+        yield lambda done, total, text: shown.append(text) if title == "training" else None
+
+    run_training(settings(values, steps=3), bar=bar)
+    losses = [row["loss"] for row in metrics(values["out"]) if "loss" in row]
+    means = [np.mean(losses[:many]) for many in (1, 2, 3)]
+    assert shown == [f"loss {mean:.3f}" for mean in means]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
