@@ -1,6 +1,6 @@
 """What a model learns while it is trained: the loss, and nDCG@10 after every checkpoint.
 
-    python benchmarks/learning_curve.py runs/large EVAL/scifact --tokenizer T.model --until 240 &
+    python benchmarks/learning_curve.py runs/large EVAL/scifact --tokenizer T.model --until 120 &
     nexus-vdb distill --config benchmarks/large.toml
 
 Waits for checkpoints of the run, of which two are kept, and measures each by torch, in bf16 where

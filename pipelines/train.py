@@ -148,7 +148,7 @@ def _silent(line: str) -> None:
 
 
 class _Smooth:
-    """The mean of the loss, for people to read: of all steps at first, then of the last fifty."""
+    """The mean loss, for people to read: of all steps, after fifty a running mean."""
 
     def __init__(self) -> None:
         self._mean, self._seen = 0.0, 0
